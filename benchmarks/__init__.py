@@ -1,0 +1,1 @@
+"""Each module measures one claim of the README, against a peer, in one run."""

@@ -1,0 +1,1 @@
+"""Pictures to TFRecord shards: an Apache Beam job. Imports neither TensorFlow nor JAX."""

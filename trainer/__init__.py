@@ -1,0 +1,1 @@
+"""Shards to a trained CNN: tf.data into Keras on JAX."""
