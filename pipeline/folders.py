@@ -1,0 +1,170 @@
+"""The files below a folder, on this machine or on any file system that Beam reads.
+
+Each folder is listed once; nothing is looked up file by file, so that 16,185 pictures in a bucket
+cost a few requests.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+
+_PATTERN_CHARACTERS = "*?["
+
+
+class LayoutError(ValueError):
+    """The data folder, or an annotation file in it, is not what it must be."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class File:
+    """A file below a listed folder.
+
+    Attributes:
+        path: full path, to be opened by Beam's FileSystems.
+        relative_path: path relative to the listed folder, with forward slashes.
+        size: bytes.
+        modified: time of the last change, seconds since 1970; 0.0 where the file system has none.
+    """
+
+    path: str
+    relative_path: str
+    size: int
+    modified: float
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders on the way to the file, outermost first."""
+        return tuple(self.relative_path.split("/")[:-1])
+
+    @property
+    def name(self) -> str:
+        """The file's name, without folders."""
+        return self.relative_path.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its extension."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def extension(self) -> str:
+        """The extension in lower case, with its dot."""
+        return extension(self.name)
+
+
+def extension(name: str) -> str:
+    """Returns the extension of a file's name, in lower case and with its dot."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def list_files(folder: str, extensions: frozenset[str]) -> list[File]:
+    """Lists all files below a folder, at any depth.
+
+    Hidden files and folders (a leading dot, which covers the `._` files of macOS) and `__MACOSX`
+    are passed over. On this machine symbolic links are followed, except back into a folder that
+    is being listed.
+
+    Args:
+        folder: path of the folder, local or of any Beam file system.
+        extensions: which extensions to list, in lower case and with the dot.
+
+    Returns:
+        The files, sorted by relative path.
+
+    Raises:
+        LayoutError: if the folder does not exist, is a file, is empty or cannot be listed, or if a
+            file's name is not valid Unicode.
+    """
+    is_local = FileSystems.get_scheme(folder) is None
+    try:
+        found = _list_local(folder, extensions) if is_local else _list_remote(folder, extensions)
+        files = sorted(found, key=lambda file: file.relative_path)
+    except (BeamIOError, OSError) as error:
+        raise LayoutError(f"cannot list the data folder {folder}: {error}") from error
+    for file in files:
+        # An id is hashed as UTF-8; a name with stray bytes (a surrogate in Python) has none.
+        try:
+            file.relative_path.encode()
+        except UnicodeEncodeError as error:
+            raise LayoutError(
+                f"the name of {file.relative_path!r} in {folder} is not valid UTF-8; rename it"
+            ) from error
+    return files
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _list_local(folder: str, extensions: frozenset[str]) -> Iterator[File]:
+    # FileSystems.match lists local folders by os.walk, which passes over symbolic links to folders
+    # (seen with Beam 2.77), and people link cars_train from another disk.
+    top = os.path.abspath(folder)
+    if not os.path.exists(top):
+        raise LayoutError(f"the data folder {folder} does not exist")
+    if not os.path.isdir(top):
+        raise LayoutError(
+            f"the data folder {folder} is a file; give the folder that holds the data"
+        )
+    if not os.listdir(top):
+        raise LayoutError(f"the data folder {folder} is empty")
+    pending: list[tuple[str, str, frozenset[str]]] = [(top, "", frozenset({os.path.realpath(top)}))]
+    while pending:
+        path, prefix, above = pending.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if _is_hidden(entry.name):
+                    continue
+                # os.path.isdir, because DirEntry.is_dir raises on a link that points to itself.
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    if real not in above:
+                        pending.append((entry.path, f"{prefix}{entry.name}/", above | {real}))
+                elif extension(entry.name) in extensions and os.path.isfile(entry.path):
+                    status = entry.stat()
+                    yield File(entry.path, prefix + entry.name, status.st_size, status.st_mtime)
+
+
+def _list_remote(folder: str, extensions: frozenset[str]) -> Iterator[File]:
+    if any(character in folder for character in _PATTERN_CHARACTERS):
+        raise LayoutError(
+            f"the data folder {folder} has one of {' '.join(_PATTERN_CHARACTERS)} in its name, "
+            "which cannot be told from a pattern there; rename it"
+        )
+    prefix = folder.rstrip("/") + "/"
+    try:
+        (match,) = FileSystems.match([prefix + "**"])
+    except ValueError as error:  # an unknown scheme, or apache-beam[gcp] is not installed
+        raise LayoutError(f"cannot list the data folder {folder}: {error}") from error
+    if not match.metadata_list:
+        raise LayoutError(
+            f"the data folder {folder} is a file; give the folder that holds the data"
+            if FileSystems.exists(folder.rstrip("/"))
+            else f"the data folder {folder} does not exist or is empty"
+        )
+    for metadata in match.metadata_list:
+        relative_path = metadata.path.removeprefix(prefix)
+        if extension(relative_path) in extensions and not any(
+            map(_is_hidden, relative_path.split("/"))
+        ):
+            yield File(
+                metadata.path,
+                relative_path,
+                metadata.size_in_bytes,
+                float(metadata.last_updated_in_seconds or 0.0),
+            )
+
+
+def read(file: File) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with FileSystems.open(file.path) as stream:
+        content: bytes = stream.read()
+    return content
