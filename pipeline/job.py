@@ -1,0 +1,133 @@
+"""The Beam graph: paths are grouped into shards, each shard is written by one worker, then commit.
+
+Only paths are shuffled. A shard is the unit of parallelism, of retry and of resume, and the last
+step runs inside the graph, so that a job whose launcher went away commits all the same.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import plan as plans
+from pipeline.convert import Converted, Converter
+from pipeline.finish import finish
+from pipeline.layouts import CarImage
+from pipeline.plan import Plan
+from pipeline.rejects import Reject
+from pipeline.shards import Shard, read_finished, shard_of, write
+
+# All cores of this machine. Plain DirectRunner first looks for a binary on the network and then
+# falls back without a word, so which engine runs would depend on the weather.
+LOCAL_ENGINE = (
+    "--runner=FnApiRunner",
+    "--direct_running_mode=multi_processing",
+    "--direct_num_workers=0",
+)
+
+ShardKey = tuple[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess(beam.PTransform):
+    """The whole job, from the manifests in `output_dir` to the committed data set there.
+
+    Attributes:
+        output_dir: a folder that `plan` has claimed.
+        plan: what to make.
+        max_reject_fraction: share of pictures that may be missing or bad.
+    """
+
+    output_dir: str
+    plan: Plan
+    max_reject_fraction: float
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        """Wires the graph."""
+        rows = (
+            pipeline
+            | "Manifests" >> beam.Create(self._manifests())
+            | "SpreadManifests" >> beam.Reshuffle()
+            | "ReadRows" >> beam.FlatMap(plans.read_manifest)
+            | "AssignShard" >> beam.Map(self._assign).with_output_types(tuple[ShardKey, CarImage])
+        )
+        shards = (
+            pipeline
+            | "Splits" >> beam.Create(sorted(self.plan.splits))
+            | "EveryShard"
+            >> beam.FlatMap(self._every_shard).with_output_types(tuple[ShardKey, None])
+        )
+        return (
+            {"images": rows, "shards": shards}
+            | "GroupByShard" >> beam.CoGroupByKey()
+            | "WriteShard" >> beam.ParDo(WriteShard(self.output_dir, self.plan))
+            | "AwaitAllShards" >> beam.combiners.Count.Globally()
+            | "Commit" >> beam.Map(self._commit)
+        )
+
+    def _manifests(self) -> list[str]:
+        return [plans.manifest_path(self.output_dir, i) for i in range(self.plan.manifests)]
+
+    def _assign(self, image: CarImage) -> tuple[ShardKey, CarImage]:
+        return (image.split, shard_of(image.id, self.plan.splits[image.split].shards)), image
+
+    def _every_shard(self, split: str) -> Iterator[tuple[ShardKey, None]]:
+        # A shard to which no picture falls is written all the same.
+        for shard in self.plan.shards(split):
+            yield (split, shard.index), None
+
+    def _commit(self, _: int) -> None:
+        finish(self.output_dir, self.plan, self.max_reject_fraction)
+
+
+class WriteShard(beam.DoFn):
+    """Writes one shard, unless an earlier run has finished it."""
+
+    def __init__(self, output_dir: str, plan: Plan) -> None:
+        self._output_dir = output_dir
+        self._plan = plan
+        self._pictures = Metrics.counter("preprocess", "pictures")
+        self._rejects = Metrics.counter("preprocess", "rejects")
+        self._bytes = Metrics.counter("preprocess", "bytes")
+        self._skipped = Metrics.counter("preprocess", "shards-skipped")
+        self._milliseconds = Metrics.distribution("preprocess", "shard-ms")
+
+    def setup(self) -> None:
+        """Builds the schema once per worker."""
+        self._converter = Converter(self._plan.picture, self._plan.class_names)
+
+    def process(self, group: tuple[ShardKey, dict[str, Iterable[CarImage]]]) -> Iterator[ShardKey]:
+        """Yields the key of the shard when it is there."""
+        (split, index), values = group
+        shard = Shard(split, index, self._plan.splits[split].shards)
+        if read_finished(self._output_dir, shard, self._plan.fingerprint):
+            self._skipped.inc()
+        else:
+            start = time.monotonic()
+            sidecar = write(
+                self._output_dir,
+                shard,
+                values["images"],
+                self._converter,
+                fingerprint=self._plan.fingerprint,
+                thumbnails=self._plan.thumbnails(shard),
+                on_picture=self._count,
+            )
+            self._bytes.inc(sidecar.bytes)
+            self._milliseconds.update(int(1000 * (time.monotonic() - start)))
+        yield split, index
+
+    def _count(self, result: Converted | Reject) -> None:
+        (self._rejects if isinstance(result, Reject) else self._pictures).inc()
+
+
+def run(
+    output_dir: str, plan: Plan, max_reject_fraction: float, beam_options: PipelineOptions
+) -> None:
+    """Runs the job on the engine that `beam_options` names, and waits for its end."""
+    pipeline = beam.Pipeline(options=beam_options)
+    pipeline | Preprocess(output_dir, plan, max_reject_fraction)  # type: ignore[unused-ignore]
+    pipeline.run().wait_until_finish()

@@ -1,0 +1,94 @@
+"""How far a job is, read from the sidecars that its workers leave, wherever they run."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline import storage
+from pipeline.plan import Plan
+from pipeline.shards import SIDECAR_FOLDER, read_sidecar
+
+POLL_SECONDS = 0.5
+REMOTE_POLL_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between two lines of a log
+
+
+class _Watch:
+    """Counts pictures and rejects in the sidecars of one plan, reading each sidecar once."""
+
+    def __init__(self, output_dir: str, plan: Plan) -> None:
+        self._output_dir, self._plan = output_dir, plan
+        self._waiting = {shard.sidecar_name.split("/")[-1]: shard for shard in plan.all_shards()}
+        self.pictures = self.rejects = 0
+
+    def update(self) -> None:
+        files = storage.list_folder(storage.join(self._output_dir, SIDECAR_FOLDER))
+        for name in files.keys() & self._waiting.keys():
+            sidecar = read_sidecar(self._output_dir, self._waiting[name])
+            if sidecar is not None and sidecar.fingerprint == self._plan.fingerprint:
+                del self._waiting[name]
+                self.pictures += sidecar.records
+                self.rejects += len(sidecar.rejects)
+
+
+@contextlib.contextmanager
+def progress(output_dir: str, plan: Plan, console: Console) -> Iterator[None]:
+    """Shows the progress of a running job: a live bar in a terminal, plain lines in a log."""
+    stop = threading.Event()
+    watch = _Watch(output_dir, plan)
+    show = _show_bar if console.is_terminal else _show_lines
+    thread = threading.Thread(target=show, args=(watch, plan.found, console, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _show_bar(watch: _Watch, total: int, console: Console, stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rejects]:,} rejected"),
+    )
+    with Progress(*columns, console=console) as bar:
+        watch.update()
+        resumed, start = watch.pictures + watch.rejects, time.monotonic()
+        task = bar.add_task("pictures", total=total, completed=resumed, rejects=0, rate="")
+        while True:
+            done = watch.pictures + watch.rejects
+            rate = (done - resumed) / max(time.monotonic() - start, 1e-9)
+            told = f"{rate:,.0f}/s" if done > resumed else ""
+            bar.update(task, completed=done, rejects=watch.rejects, rate=told)
+            if stop.wait(_poll_seconds(watch)):
+                break
+            watch.update()
+        watch.update()
+        bar.update(task, completed=watch.pictures + watch.rejects, rejects=watch.rejects)
+
+
+def _show_lines(watch: _Watch, total: int, console: Console, stop: threading.Event) -> None:
+    watch.update()
+    resumed, start = watch.pictures + watch.rejects, time.monotonic()
+    while not stop.wait(max(LINE_SECONDS, _poll_seconds(watch))):
+        watch.update()
+        done, seconds = watch.pictures + watch.rejects, time.monotonic() - start
+        rate = (done - resumed) / seconds
+        left = f", {(total - done) / rate:,.0f} s left" if rate else ""
+        console.print(
+            f"{done:,} of {total:,} pictures, {rate:,.0f}/s{left}, {watch.rejects:,} rejected",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _poll_seconds(watch: _Watch) -> float:
+    return POLL_SECONDS if storage.is_local(watch._output_dir) else REMOTE_POLL_SECONDS

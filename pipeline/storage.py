@@ -1,0 +1,191 @@
+"""Whole files on anything that Beam's FileSystems reach: read, list, publish at once, remove.
+
+A file appears under its final name complete or not at all. On a local disk that is a rename within
+one folder. On an object store a rename is a copy, so there the content is completed in a local
+temporary file first and created under its final name in one write, which such stores make atomic.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+# Hidden, so that no reader's `*.tfrecord*` finds a file that is not whole yet.
+TEMPORARY_PREFIX = ".tmp-"
+
+
+class Entry(NamedTuple):
+    """A file as a listing shows it: size in bytes, modification time in seconds (0.0: unknown)."""
+
+    size: int
+    modified: float
+
+
+def is_local(path: str) -> bool:
+    """Returns whether `path` lies on this machine's own file system."""
+    return FileSystems.get_scheme(path) is None
+
+
+def join(folder: str, *parts: str) -> str:
+    """Returns the path of something in `folder`, in the notation of its file system."""
+    return FileSystems.join(folder, *parts)
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: if it cannot be read; `FileNotFoundError` if it is not there.
+    """
+    if is_local(path):
+        with open(path, "rb") as file:
+            return file.read()
+    try:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            return bytes(file.read())
+    except OSError as error:
+        if not exists(path):
+            raise FileNotFoundError(f"no such file: {path}") from error
+        raise
+
+
+def read_text(path: str) -> str:
+    """Returns the content of a UTF-8 file; raises as `read_bytes`."""
+    return read_bytes(path).decode()
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Returns a file opened for reading from its start; raises `OSError`."""
+    if is_local(path):
+        return open(path, "rb")
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def read_ahead(paths: Iterable[str], threads: int, window: int) -> Iterator[bytes]:
+    """Yields the content of each file in order, reading later ones meanwhile.
+
+    Args:
+        paths: files to read.
+        threads: concurrent reads.
+        window: most files held in memory at once.
+
+    Raises:
+        OSError: when the turn of a file comes that could not be read.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        pending = []
+        try:
+            for path in paths:
+                pending.append(pool.submit(read_bytes, path))
+                if len(pending) >= window:
+                    yield pending.pop(0).result()
+            while pending:
+                yield pending.pop(0).result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is a file at `path`."""
+    return bool(FileSystems.exists(path))
+
+
+def size(path: str) -> int | None:
+    """Returns the size of a file in bytes, or None where there is none."""
+    if is_local(path):
+        try:
+            return os.path.getsize(path)
+        except FileNotFoundError:
+            return None
+    [result] = FileSystems.match([path])
+    return int(result.metadata_list[0].size_in_bytes) if result.metadata_list else None
+
+
+def list_folder(folder: str) -> dict[str, Entry]:
+    """Returns the files directly in `folder` by name; empty where there is no such folder."""
+    if is_local(folder):
+        if not os.path.isdir(folder):
+            return {}
+        with os.scandir(folder) as entries:
+            return {
+                e.name: Entry(e.stat().st_size, e.stat().st_mtime) for e in entries if e.is_file()
+            }
+    prefix = folder.rstrip("/") + "/"
+    [result] = FileSystems.match([prefix + "*"])
+    return {
+        m.path[len(prefix) :]: Entry(m.size_in_bytes, m.last_updated_in_seconds or 0.0)
+        for m in result.metadata_list
+        if "/" not in m.path[len(prefix) :]
+    }
+
+
+def make_folder(folder: str) -> None:
+    """Makes a local folder and its parents; on an object store there is nothing to make."""
+    if is_local(folder):
+        os.makedirs(folder, exist_ok=True)
+
+
+@contextlib.contextmanager
+def publishing(path: str) -> Iterator[BinaryIO]:
+    """Opens a temporary file for writing that becomes `path` when the block ends without error.
+
+    Nothing is left of it when the block raises. A process killed inside the block leaves a file
+    whose name begins with `TEMPORARY_PREFIX`, which `remove_temporaries` removes.
+    """
+    local = is_local(path)
+    folder, name = os.path.split(path) if local else (tempfile.gettempdir(), path.split("/")[-1])
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            if local:
+                # Otherwise a power cut can leave the final name on a file without content.
+                file.flush()
+                os.fsync(file.fileno())
+        if local:
+            os.replace(temporary, path)
+        else:
+            with (
+                open(temporary, "rb") as source,
+                FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 20)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def publish(path: str, content: str | bytes) -> None:
+    """Writes a whole file, atomically; a string as UTF-8."""
+    with publishing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Removes files; those that are not there are passed over."""
+    for path in paths:
+        if is_local(path):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        elif exists(path):
+            try:
+                FileSystems.delete([path])
+            except BeamIOError:
+                if exists(path):
+                    raise
+
+
+def remove_temporaries(folder: str) -> None:
+    """Removes what killed processes left half-written in a local folder by `publishing`."""
+    if is_local(folder):
+        remove(
+            join(folder, name) for name in list_folder(folder) if name.startswith(TEMPORARY_PREFIX)
+        )
