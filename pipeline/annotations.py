@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline import folders
+from pipeline import storage
 from pipeline.folders import File, LayoutError
 
 Box = tuple[int, int, int, int]
@@ -31,7 +31,7 @@ class Annotation:
     Attributes:
         name: file name of the picture, without folders.
         label: 0-based position in the class table.
-        box: x1, y1, x2, y2 in 1-based inclusive pixels; may be impossible, see `is_possible`.
+        box: x1, y1, x2, y2 in 1-based inclusive pixels; may be empty, see `has_pixels`.
         is_test: the test flag of `cars_annos.mat`; False in files that hold one split only.
     """
 
@@ -41,10 +41,10 @@ class Annotation:
     is_test: bool = False
 
 
-def is_possible(box: Box) -> bool:
-    """Returns whether a box could lie in some picture: not reversed, and from pixel 1 on."""
+def has_pixels(box: Box) -> bool:
+    """Returns whether a box has a pixel of a picture, if only the picture is large enough."""
     x1, y1, x2, y2 = box
-    return 1 <= x1 <= x2 and 1 <= y1 <= y2
+    return max(x1, 1) <= x2 and max(y1, 1) <= y2
 
 
 def check_class_names(names: Iterable[str], source: str) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ def read_names_csv(file: File) -> tuple[str, ...]:
 
 def _csv_lines(file: File) -> list[tuple[int, list[str]]]:
     try:
-        text = folders.read(file).decode("utf-8-sig")
+        text = storage.read_bytes(file.path).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         return [(reader.line_num, fields) for fields in reader if fields]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -187,7 +187,7 @@ def _load_mat(file: File) -> dict[str, Any]:
     import scipy.io
     from scipy.io.matlab import MatReadError
 
-    content = folders.read(file)
+    content = storage.read_bytes(file.path)
     try:
         variables: dict[str, Any] = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True)
     # What SciPy raises on damaged bytes depends on where they are damaged.

@@ -1,18 +1,35 @@
-"""The files below a folder, on this machine or on any file system that Beam reads.
+"""The files of a data folder, on any file system that Beam reads, sorted by what they can be.
 
 Each folder is listed once; nothing is looked up file by file, so that 16,185 pictures in a bucket
 cost a few requests.
 """
 
+import collections
 import dataclasses
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline import storage
+
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+SPLIT_OF_FOLDER = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+
 _PATTERN_CHARACTERS = "*?["
+
+# Browsers number a second download; the copy most people were pointed to ends in " (1).mat".
+_DOWNLOAD_NUMBER = re.compile(r" ?\(\d+\)(?=\.\w+$)")
 
 
 class LayoutError(ValueError):
@@ -79,9 +96,12 @@ def list_files(folder: str, extensions: frozenset[str]) -> list[File]:
         LayoutError: if the folder does not exist, is a file, is empty or cannot be listed, or if a
             file's name is not valid Unicode.
     """
-    is_local = FileSystems.get_scheme(folder) is None
     try:
-        found = _list_local(folder, extensions) if is_local else _list_remote(folder, extensions)
+        found = (
+            _list_local(folder, extensions)
+            if storage.is_local(folder)
+            else _list_remote(folder, extensions)
+        )
         files = sorted(found, key=lambda file: file.relative_path)
     except (BeamIOError, OSError) as error:
         raise LayoutError(f"cannot list the data folder {folder}: {error}") from error
@@ -159,12 +179,76 @@ def _list_remote(folder: str, extensions: frozenset[str]) -> Iterator[File]:
             )
 
 
-def read(file: File) -> bytes:
-    """Returns the content of a file.
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """The files of a data folder, sorted by what they can be.
 
-    Raises:
-        OSError: if it cannot be read.
+    Attributes:
+        data_dir: the folder, as the user gave it.
+        devkit: pictures below `cars_train` and `cars_test`, by split.
+        car_ims: pictures below `car_ims`.
+        class_folders: pictures at `<root>/<split>/<class>/`, by root.
+        elsewhere: all other pictures.
+        annotation_files: `.mat` and `.csv` files, by name.
     """
-    with FileSystems.open(file.path) as stream:
-        content: bytes = stream.read()
-    return content
+
+    data_dir: str
+    devkit: Mapping[str, Sequence[File]]
+    car_ims: Sequence[File]
+    class_folders: Mapping[str, Sequence[File]]
+    elsewhere: Sequence[File]
+    annotation_files: Mapping[str, Sequence[File]]
+
+    @classmethod
+    def of_folder(cls, data_dir: str) -> "Contents":
+        """Lists a data folder; raises `LayoutError` as `list_files` does."""
+        devkit: dict[str, list[File]] = collections.defaultdict(list)
+        car_ims: list[File] = []
+        class_folders: dict[str, list[File]] = collections.defaultdict(list)
+        elsewhere: list[File] = []
+        annotation_files: dict[str, list[File]] = collections.defaultdict(list)
+        for file in list_files(data_dir, IMAGE_EXTENSIONS | {".mat", ".csv"}):
+            above = file.folders
+            official = [name for name in above if name in ("cars_train", "cars_test", "car_ims")]
+            if file.extension not in IMAGE_EXTENSIONS:
+                annotation_files[_DOWNLOAD_NUMBER.sub("", file.name)].append(file)
+            elif official[-1:] == ["car_ims"]:
+                car_ims.append(file)
+            elif official:
+                devkit[official[-1].removeprefix("cars_")].append(file)
+            elif len(above) >= 2 and above[-2].lower() in SPLIT_OF_FOLDER:
+                class_folders["/".join(above[:-2])].append(file)
+            else:
+                elsewhere.append(file)
+        return cls(data_dir, devkit, car_ims, class_folders, elsewhere, annotation_files)
+
+    def annotation_file(self, name: str) -> File | None:
+        """Returns the annotation file of this name, the outermost of equal copies, or None.
+
+        Raises:
+            LayoutError: if there are several that differ.
+        """
+        files = sorted(
+            self.annotation_files.get(name, ()), key=lambda file: (len(file.folders), file.path)
+        )
+        if not files:
+            return None
+        first, *others = files
+        for other in others:
+            if storage.read_bytes(other.path) != storage.read_bytes(first.path):
+                raise LayoutError(
+                    f"{first.relative_path} and {other.relative_path} in {self.data_dir} differ; "
+                    "remove the wrong one"
+                )
+        return first
+
+    def unrecognised(self, problem: str) -> LayoutError:
+        """Returns the error for a folder that does not fit, with what there is in it."""
+        groups = (*self.devkit.values(), self.car_ims, *self.class_folders.values(), self.elsewhere)
+        pictures = [file.relative_path for group in groups for file in group]
+        known = sorted(file.relative_path for v in self.annotation_files.values() for file in v)
+        return LayoutError(
+            f"{problem}\nFound {len(pictures):,} pictures"
+            + (f", such as {pictures[0]}" if pictures else "")
+            + f"; .mat and .csv files: {', '.join(known[:5]) or 'none'}."
+        )
