@@ -434,13 +434,16 @@ def _padded(batches: Iterator[Batch], rows: int, num_batches: int) -> Iterator[B
         batch = next(batches, None) or {name: value[:0] for name, value in last.items()}
         count = len(batch["label"])
         last = batch
-        padded = {
-            name: np.pad(value, [(0, rows - count)] + [(0, 0)] * (value.ndim - 1))
-            if count < rows
-            else value
-            for name, value in batch.items()
-        }
+        padded = {name: _filled(value, rows) for name, value in batch.items()}
         yield {**padded, "mask": np.arange(rows) < count}
+
+
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """Returns the rows, followed by as many rows of zeros as make `count`."""
+    missing = count - len(rows)
+    if not missing:
+        return rows
+    return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
 
 
 def _cached_batches(

@@ -67,7 +67,7 @@ def expand(
 
 
 def expand_by_product(indices: jax.Array, colors: jax.Array) -> jax.Array:
-    """Returns (B, H, W, 3) of indices uint8 (B, H, W) and colours (B, K, 3), by one-hot products."""
+    """Returns (B, H, W, 3) of indices uint8 (B, H, W) and colours (B, K, 3), as matrix products."""
     dtype = colors.dtype
     pictures = jnp.zeros((), dtype)
     for start in range(0, colors.shape[1], TABLE_COLORS):
