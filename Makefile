@@ -1,19 +1,94 @@
-# Thin: every target is one call of `python -m pipeline` or `python -m trainer`, the real interface.
+# Thin: each target is a call of `python -m pipeline` or `python -m trainer`, the real interface.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+RUN    := $(BIN)/python -m
+
+# Where the demo and a `make preprocess` without DATA work.
+WORK   ?= work
+DEMO   := $(WORK)/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## print this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
+
+# --- environment -------------------------------------------------------------------------------
 
 .PHONY: venv
 venv: $(VENV)/installed ## make .venv, every version pinned by constraints.txt
-# uv installs the same wheels as pip in a tenth of the time.
+# uv installs the same wheels as pip in a fraction of the time.
 $(VENV)/installed: setup.py constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt build setuptools wheel --editable '.[trainer,test,lint]'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "making $(VENV) from setup.py and constraints.txt"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+		build setuptools wheel --editable '.[trainer,test,lint]'
 	@touch $@
+
+# --- the two programs --------------------------------------------------------------------------
+
+# Passed on only when given: the defaults are the program's own.
+flag = $(if $($(1)),--$(2)=$($(1)))
+
+.PHONY: demo
+demo: venv ## main job: draw a sample, preprocess it, train, evaluate, predict
+	@$(RUN) pipeline sample $(DEMO)/sample --layout=devkit
+	@$(RUN) pipeline preprocess --data_dir=$(DEMO)/sample --output_dir=$(DEMO)/shards \
+		--image_size=72 --examples_per_shard=64
+	@$(RUN) pipeline verify $(DEMO)/shards
+	@$(RUN) trainer train --config=demo --data_dir=$(DEMO)/shards --model_dir=$(DEMO)/model
+	@$(RUN) trainer evaluate --data_dir=$(DEMO)/shards --model_dir=$(DEMO)/model
+	@$(RUN) trainer predict --model_dir=$(DEMO)/model $(DEMO)/sample/cars_test/00001.jpg
+	@echo
+	@echo "the pictures and their colours: $(DEMO)/shards/report.html"
+	@echo "the model, curves, confusion:   $(DEMO)/model"
+
+.PHONY: preprocess
+preprocess: venv ## DATA=pictures OUT=shards [RUNNER=...]: pictures to TFRecord shards
+ifeq ($(DATA),)
+	@echo "no DATA given: drawing a sample in $(WORK)/sample"
+	@$(RUN) pipeline sample $(WORK)/sample
+endif
+	@$(RUN) pipeline preprocess --data_dir=$(or $(DATA),$(WORK)/sample) --output_dir=$(or $(OUT),$(WORK)/shards) \
+		$(call flag,LAYOUT,layout) $(call flag,COLORS,colors) $(call flag,IMAGE_SIZE,image_size) \
+		$(call flag,FIT,fit) $(call flag,CROP,crop) $(call flag,CROP_MARGIN,crop_margin) \
+		$(call flag,ENCODING,encoding) $(call flag,QUANTIZER,quantizer) \
+		$(call flag,EXAMPLES_PER_SHARD,examples_per_shard) \
+		$(call flag,MAX_REJECT_FRACTION,max_reject_fraction) $(call flag,RUNNER,runner) \
+		$(call flag,PROJECT,project) $(call flag,REGION,region) $(FLAGS)
+
+.PHONY: verify
+verify: venv ## DATA=shards: read every record back
+	@$(RUN) pipeline verify $(or $(DATA),$(WORK)/shards)
+
+.PHONY: train
+train: venv ## DATA=shards MODEL=folder [CONFIG= EPOCHS=]: train on this machine
+	@$(RUN) trainer train --data_dir=$(or $(DATA),$(WORK)/shards) --model_dir=$(or $(MODEL),$(WORK)/model) \
+		$(call flag,CONFIG,config) $(call flag,EPOCHS,epochs) $(call flag,BATCH_SIZE,batch_size) $(FLAGS)
+
+.PHONY: evaluate
+evaluate: venv ## DATA=shards MODEL=folder: top-1, top-5, confusion matrix
+	@$(RUN) trainer evaluate --data_dir=$(or $(DATA),$(WORK)/shards) --model_dir=$(or $(MODEL),$(WORK)/model) $(FLAGS)
+
+.PHONY: predict
+predict: venv ## MODEL=folder IMAGE=some.jpg: the likeliest classes
+	@$(if $(IMAGE),,$(error give IMAGE=some.jpg))$(RUN) trainer predict --model_dir=$(or $(MODEL),$(WORK)/model) $(IMAGE) $(FLAGS)
+
+# --- for who works on it -----------------------------------------------------------------------
+
+.PHONY: test
+test: venv ## the tests
+	@$(RUN) pytest -q $(FLAGS)
+
+.PHONY: lint
+lint: venv ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+.PHONY: bench-quantize
+bench-quantize: venv ## IMAGES=folder: the quantizer against its peers
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
+	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.quantize --images=$(IMAGES) $(FLAGS)

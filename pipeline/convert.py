@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.config import PictureOptions
 from pipeline.images import Picture, prepare
-from pipeline.layouts import CarImage
+from pipeline.listing import CarImage
 from pipeline.quantize import pad_palette, quantize
 from pipeline.records import Encoder, UInt8
 from pipeline.statistics import Statistics, of_picture

@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline import plan as plans
 from pipeline.convert import Converted, Converter
 from pipeline.finish import finish
-from pipeline.layouts import CarImage
+from pipeline.listing import CarImage
 from pipeline.plan import Plan
 from pipeline.rejects import Reject
 from pipeline.shards import Shard, read_finished, shard_of, write

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import JobOptions, PictureOptions
-from pipeline.layouts import CarImage, Listing
+from pipeline.listing import CarImage, Listing
 from pipeline.records import DATASET_NAME, FORMAT_VERSION
 from pipeline.rejects import Reject, to_jsonl
 from pipeline.shards import SIDECAR_FOLDER, Shard
@@ -128,6 +128,8 @@ class Plan:
         Raises:
             ValueError: if it is of another format version.
         """
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
         if value.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"format version {value.get('format_version')}, but this program "

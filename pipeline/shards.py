@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import storage, tfrecord
 from pipeline.convert import Converted, Converter
-from pipeline.layouts import CarImage
+from pipeline.listing import CarImage
 from pipeline.records import DATASET_NAME
 from pipeline.rejects import BadImageError, Reject
 from pipeline.report import Thumbnail, thumbnail

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline import plan as plans
 from pipeline import storage, tfrecord
 from pipeline.config import PACKED_ROWS
-from pipeline.layouts import CarImage
+from pipeline.listing import CarImage
 from pipeline.plan import Plan
 from pipeline.quantize import LUMA_WEIGHTS
 from pipeline.records import UInt8, decode, unpack
@@ -177,7 +177,7 @@ def _problems(
 def _bbox_problems(bbox: Any) -> Iterator[str]:
     if not isinstance(bbox, list) or len(bbox) != 4:
         yield f"bbox is {bbox}, not four numbers"
-    elif not (0 <= bbox[0] < bbox[2] <= 1 and 0 <= bbox[1] < bbox[3] <= 1):
+    elif not (0 <= bbox[0] <= bbox[2] <= 1 and 0 <= bbox[1] <= bbox[3] <= 1):
         yield f"bbox is {bbox}, not (ymin, xmin, ymax, xmax) between 0 and 1"
 
 

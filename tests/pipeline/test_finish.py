@@ -1,0 +1,149 @@
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from pipeline import finish, layouts, shards
+from pipeline.config import PictureOptions
+from pipeline.plan import Plan
+from pipeline.rejects import TooManyRejectsError
+from pipeline.shards import Sidecar
+from tests.pipeline import folders
+from tests.pipeline.test_job import write_one_by_one
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return folders.draw(tmp_path / "data")
+
+
+def made_of(data_dir, tmp_path, **kwargs) -> tuple[str, Plan]:
+    output_dir = str(tmp_path / "out")
+    return output_dir, write_one_by_one(data_dir, output_dir, **kwargs)
+
+
+@pytest.mark.parametrize("encoding", ["indexed", "packed", "png", "rgb"])
+def test_tfds_opens_the_folder(data_dir, tmp_path, encoding):
+    picture = PictureOptions(
+        image_size=16, encoding=encoding, colors=0 if encoding == "rgb" else 32
+    )
+    output_dir, plan = made_of(data_dir, tmp_path, picture=picture)
+    finish.finish(output_dir, plan, 0.0)
+    builder = tfds.builder_from_directory(output_dir)
+    assert (builder.name, str(builder.version)) == ("stanford_cars", "1.0.0")
+    assert builder.info.features["label"].names == list(folders.CLASSES)
+    listing = layouts.find(data_dir)
+    for split in ("train", "test"):
+        labels = {e["id"].decode(): e["label"] for e in tfds.as_numpy(builder.as_dataset(split))}
+        assert labels == {i.id: i.label for i in listing.images if i.split == split}
+    assert (builder.info.supervised_keys == ("image", "label")) == (encoding in ("png", "rgb"))
+
+
+def test_finishing_twice_writes_the_same_bytes(data_dir, tmp_path):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    names = [
+        "dataset_info.json",
+        "features.json",
+        "label.labels.txt",
+        "rejects.jsonl",
+        "report.json",
+        "report.html",
+    ]
+
+    def read() -> list[bytes]:
+        finish.finish(output_dir, plan, 0.0)
+        contents = []
+        for name in names:
+            with open(os.path.join(output_dir, name), "rb") as file:
+                contents.append(file.read())
+        return contents
+
+    assert read() == read()
+
+
+def test_the_commit_is_the_last_file(data_dir, tmp_path, monkeypatch):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    published = []
+    publish = finish.storage.publish
+
+    def recording(path: str, content: str | bytes) -> None:
+        published.append(os.path.basename(path))
+        publish(path, content)
+
+    monkeypatch.setattr(finish.storage, "publish", recording)
+    finish.finish(output_dir, plan, 0.0)
+    assert published[-1] == "dataset_info.json"
+    assert published.count("dataset_info.json") == 1
+
+
+def test_nothing_is_committed_without_every_shard(data_dir, tmp_path):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    lost = plan.shards("train")[1]
+    os.remove(os.path.join(output_dir, lost.sidecar_name))
+    with pytest.raises(finish.IncompleteError, match=lost.file_name):
+        finish.finish(output_dir, plan, 0.0)
+    assert not os.path.exists(os.path.join(output_dir, "dataset_info.json"))
+
+
+def test_a_split_without_any_record_is_left_out_of_the_metadata(data_dir, tmp_path):
+    for root, _, names in os.walk(os.path.join(data_dir, "test")):
+        for name in names:
+            with open(os.path.join(root, name), "wb") as file:
+                file.write(b"no picture")
+    output_dir, plan = made_of(data_dir, tmp_path)
+    finish.finish(output_dir, plan, 0.5)
+    assert list(tfds.builder_from_directory(output_dir).info.splits) == ["train"]
+    report = json.loads(pathlib.Path(output_dir, "report.json").read_text())
+    assert "test" in json.dumps(report)
+
+
+def test_the_budget_counts_missing_and_bad_pictures(data_dir, tmp_path):
+    with open(os.path.join(data_dir, "train", folders.CLASSES[0], "00000.jpg"), "wb") as file:
+        file.write(b"")
+    output_dir, plan = made_of(data_dir, tmp_path)  # 1 bad of 17
+    splits = {**plan.splits, "train": dataclasses.replace(plan.splits["train"], missing=3)}
+    plan = dataclasses.replace(plan, splits=splits)
+    with pytest.raises(TooManyRejectsError, match=r"of 20 pictures.*1 empty.*rejects\.jsonl"):
+        finish.check_rejects(plan, _rejects(output_dir, plan), 0.0, output_dir)
+    finish.check_rejects(plan, _rejects(output_dir, plan), 0.05, output_dir)
+
+
+def _rejects(output_dir, plan):
+    sidecars = [shards.read_sidecar(output_dir, shard) for shard in plan.all_shards()]
+    return [reject for sidecar in sidecars if sidecar for reject in sidecar.rejects]
+
+
+def test_equal_pictures_are_found_across_shards_and_splits(data_dir, tmp_path):
+    pictures = [
+        os.path.join(data_dir, split, folders.CLASSES[c], name)
+        for split, c, name in (
+            ("train", 0, "00000.jpg"),
+            ("train", 1, "00001.jpg"),
+            ("test", 2, "00002.jpg"),
+        )
+    ]
+    for path in pictures:
+        with open(path, "wb") as file:
+            file.write(folders.jpeg(seed=777))
+    output_dir, plan = made_of(data_dir, tmp_path)
+    sidecars: list[Sidecar] = []
+    for shard in plan.all_shards():
+        sidecar = shards.read_sidecar(output_dir, shard)
+        assert sidecar is not None
+        sidecars.append(sidecar)
+    [group] = finish.duplicates(sidecars)
+    assert sorted(id.split("/")[-1] for id in group) == ["00000", "00001", "00002"]
+
+
+def test_the_summary_of_a_split_is_the_sum_of_its_shards(data_dir, tmp_path):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    sidecars = [shards.read_sidecar(output_dir, shard) for shard in plan.shards("train")]
+    summary = finish.summarize([s for s in sidecars if s])
+    sizes = [os.path.getsize(os.path.join(output_dir, s.file_name)) for s in plan.shards("train")]
+    assert (summary.records, summary.shards, summary.bytes) == (12, 3, sum(sizes))
+    assert summary.statistics.pictures == 12
+    assert np.isfinite(summary.statistics.psnr())

@@ -1,0 +1,208 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from pipeline import finish, tfrecord, verify
+from pipeline.config import PictureOptions
+from pipeline.plan import Plan
+from pipeline.records import Encoder, decode
+from tests.pipeline import folders
+from tests.pipeline.test_job import write_one_by_one
+
+
+def make(tmp_path, **options) -> tuple[str, Plan]:
+    data_dir = folders.draw(tmp_path / "data")
+    output_dir = str(tmp_path / "out")
+    plan = write_one_by_one(
+        data_dir, output_dir, picture=PictureOptions(**{"image_size": 16, **options})
+    )
+    finish.finish(output_dir, plan, 0.0)
+    return output_dir, plan
+
+
+@pytest.fixture
+def made(tmp_path):
+    return make(tmp_path)
+
+
+def read(output_dir, shard) -> list[bytes]:
+    with open(os.path.join(output_dir, shard.file_name), "rb") as file:
+        return [record.data for record in tfrecord.read(file)]
+
+
+def rewrite(output_dir, shard, records) -> None:
+    """Writes a shard whose checksums are all right, whatever is in it."""
+    with open(os.path.join(output_dir, shard.file_name), "wb") as file:
+        file.write(b"".join(map(tfrecord.frame, records)))
+
+
+def problems(output_dir) -> str:
+    return "\n".join(verify.verify(output_dir))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"encoding": "packed"},
+        {"encoding": "png"},
+        {"encoding": "png", "image_size": 0},
+        {"encoding": "rgb", "colors": 0},
+        {"colors": 200},
+    ],
+)
+def test_a_sound_folder_has_no_problems_and_every_record_is_read(tmp_path, options):
+    output_dir, plan = make(tmp_path, **options)
+    read = []
+    assert list(verify.verify(output_dir, lambda: read.append(1))) == []
+    assert len(read) == plan.found
+
+
+def test_swapped_records_are_found(made):
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    records = read(output_dir, shard)
+    rewrite(output_dir, shard, [records[1], records[0], *records[2:]])
+    assert "out of order" in problems(output_dir)
+
+
+def test_a_doubled_record_is_found(made):
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    records = read(output_dir, shard)
+    rewrite(output_dir, shard, [records[0], *records])
+    assert "this id was read before" in problems(output_dir)
+
+
+def test_a_record_in_another_shard_is_found(made):
+    output_dir, plan = made
+    one, two = plan.shards("train")[:2]
+    moved, *rest = read(output_dir, one)
+    rewrite(output_dir, one, rest)
+    rewrite(output_dir, two, [moved, *read(output_dir, two)])
+    told = problems(output_dir)
+    assert f"{two.file_name}: record 0" in told
+    assert f"belongs to {one.file_name}" in told
+
+
+def test_a_lost_record_is_found(made):
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    lost, *rest = read(output_dir, shard)
+    rewrite(output_dir, shard, rest)
+    told = problems(output_dir)
+    assert f"{decode(lost)['id'].decode()}: in no shard" in told
+    assert "dataset_info.json: split train is said to have 12 records" in told
+
+
+def test_a_flipped_bit_names_file_and_offset(made):
+    output_dir, plan = made
+    path = os.path.join(output_dir, plan.shards("train")[0].file_name)
+    with open(path, "r+b") as file:
+        file.seek(40)
+        file.write(b"\xff")
+    assert f"{os.path.basename(path)}: wrong checksum of the record at offset 0" in problems(
+        output_dir
+    )
+
+
+def test_a_shard_cut_off_or_gone_is_found(made):
+    output_dir, plan = made
+    cut, gone = plan.shards("train")[:2]
+    path = os.path.join(output_dir, cut.file_name)
+    os.truncate(path, os.path.getsize(path) - 3)
+    os.remove(os.path.join(output_dir, gone.file_name))
+    told = problems(output_dir)
+    assert f"{cut.file_name}: cut off in the record" in told
+    assert f"{gone.file_name}: the file is missing" in told
+
+
+def altered(made, **changes) -> str:
+    """Returns the problems after the first record was written anew with other fields."""
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    first, *rest = read(output_dir, shard)
+    fields = decode(first)
+    size, colors = plan.picture.image_size, plan.picture.colors
+    values = {
+        "id": fields["id"].decode(),
+        "label": fields["label"],
+        "bbox": tuple(fields["bbox"]),
+        "indices": np.frombuffer(fields["indices"], np.uint8).reshape(size, size),
+        "palette": np.frombuffer(fields["palette"], np.uint8).reshape(colors, 3),
+    }
+    values |= {name: change(values[name]) for name, change in changes.items()}
+    record = Encoder(plan.picture, plan.class_names).indexed(**values)
+    rewrite(output_dir, shard, [record, *rest])
+    return problems(output_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"label": lambda label: (label + 1) % 3}, "the input says"),
+        ({"id": lambda id: "train/unknown"}, "not in the manifest"),
+        ({"indices": lambda indices: indices + 32}, "in a palette of 32 colours"),
+        ({"palette": lambda palette: palette[::-1]}, "not ordered by luminance"),
+    ],
+)
+def test_a_wrong_field_is_found(made, changes, told):
+    assert told in altered(made, **changes)
+
+
+def test_a_sound_record_of_other_pixels_is_found_by_the_sidecar(made):
+    told = altered(made, indices=lambda indices: indices[::-1])
+    assert "its sha256 is not the one in _shards/" in told
+
+
+def test_a_record_of_another_schema_is_found(tmp_path):
+    output_dir, plan = make(tmp_path)
+    shard = plan.shards("train")[0]
+    first, *rest = read(output_dir, shard)
+    fields = decode(first)
+    png = Encoder(PictureOptions(encoding="rgb", colors=0, image_size=16), plan.class_names)
+    record = png.rgb(
+        fields["id"].decode(),
+        fields["label"],
+        (0.0, 0.0, 1.0, 1.0),
+        np.zeros((16, 16, 3), np.uint8),
+    )
+    rewrite(output_dir, shard, [record, *rest])
+    assert "has the fields ['bbox', 'id', 'image', 'label']" in problems(output_dir)
+
+
+def test_too_many_colours_in_a_png_are_found(tmp_path):
+    output_dir, plan = make(tmp_path, encoding="png", colors=4)
+    shard = plan.shards("train")[0]
+    first, *rest = read(output_dir, shard)
+    fields = decode(first)
+    record = Encoder(plan.picture, plan.class_names).indexed(
+        fields["id"].decode(),
+        fields["label"],
+        (0.0, 0.0, 1.0, 1.0),
+        np.arange(256, dtype=np.uint8).reshape(16, 16) % 5,
+        np.eye(5, 3, dtype=np.uint8) * np.arange(1, 6, dtype=np.uint8)[:, None] * 40
+        + np.arange(5, dtype=np.uint8)[:, None],
+    )
+    rewrite(output_dir, shard, [record, *rest])
+    assert "image has 5 colours, more than 4" in problems(output_dir)
+
+
+def test_a_reject_that_is_also_in_a_shard_is_found(made):
+    output_dir, plan = made
+    id = decode(read(output_dir, plan.shards("train")[0])[0])["id"].decode()
+    row = {"id": id, "path": "p", "reason": "truncated", "detail": "d"}
+    with open(os.path.join(output_dir, "rejects.jsonl"), "w") as file:
+        file.write(json.dumps(row) + "\n")
+    assert f"{id}: in a shard, and also among the rejects" in problems(output_dir)
+
+
+def test_an_unfinished_folder_is_refused(made, tmp_path):
+    output_dir, _ = made
+    os.remove(os.path.join(output_dir, "dataset_info.json"))
+    with pytest.raises(verify.UnverifiableError, match="the job did not finish"):
+        list(verify.verify(output_dir))
+    with pytest.raises(verify.UnverifiableError, match="not made by this program"):
+        list(verify.verify(str(tmp_path)))
