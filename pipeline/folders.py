@@ -132,18 +132,23 @@ def _list_local(folder: str, extensions: frozenset[str]) -> Iterator[File]:
         )
     if not os.listdir(top):
         raise LayoutError(f"the data folder {folder} is empty")
-    pending: list[tuple[str, str, frozenset[str]]] = [(top, "", frozenset({os.path.realpath(top)}))]
+    pending = [(top, "", os.path.realpath(top), frozenset[str]())]
     while pending:
-        path, prefix, above = pending.pop()
+        path, prefix, real_path, above = pending.pop()
+        above |= {real_path}
         with os.scandir(path) as entries:
             for entry in entries:
                 if _is_hidden(entry.name):
                     continue
                 # os.path.isdir, because DirEntry.is_dir raises on a link that points to itself.
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    real = (
+                        os.path.realpath(entry.path)
+                        if entry.is_symlink()
+                        else os.path.join(real_path, entry.name)
+                    )
                     if real not in above:
-                        pending.append((entry.path, f"{prefix}{entry.name}/", above | {real}))
+                        pending.append((entry.path, f"{prefix}{entry.name}/", real, above))
                 elif extension(entry.name) in extensions and os.path.isfile(entry.path):
                     status = entry.stat()
                     yield File(entry.path, prefix + entry.name, status.st_size, status.st_mtime)

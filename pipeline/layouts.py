@@ -214,13 +214,13 @@ def _find_class_folders(contents: Contents) -> Listing:
         for split in ("train", "test")
         if split not in pictures
     ]
-    csv_files = {split: contents.annotation_file(f"anno_{split}.csv") for split in pictures}
+    csv_files = {split: contents.annotation_file(f"anno_{split}.csv") for split in SPLITS}
     annotated = {split: file for split, file in csv_files.items() if file is not None}
-    if len(annotated) == len(pictures):
+    lacking = [f"anno_{split}.csv" for split in pictures if split not in annotated]
+    if not lacking:
         return _with_csv(contents, pictures, folder_names, annotated, notes)
     if annotated:
-        lacking = ", ".join(f"anno_{split}.csv" for split in pictures if split not in annotated)
-        notes.append(f"Boxes are left out, because {lacking} is not there.")
+        notes.append(f"Boxes are left out, because {', '.join(lacking)} is not there.")
     return _without_csv(contents, pictures, folder_names, notes)
 
 
@@ -293,9 +293,11 @@ def _with_csv(
         raise LayoutError(
             f"the class folder {min(unknown)!r} has no line in {names_csv.relative_path}"
         )
+    (root,) = contents.class_folders
     expected = []
     for split, file in csv_files.items():
-        folder = "/".join(pictures[split][0].folders[:-1])
+        there = pictures.get(split)
+        split_folder = there[0].folders[-2] if there else split
         for row in annotations.read_csv(file, len(class_names)):
             class_folder = _folder_name(class_names[row.label])
             expected.append(
@@ -305,7 +307,7 @@ def _with_csv(
                     stem=_stem(row),
                     label=row.label,
                     box=row.box,
-                    path=f"{folder}/{class_folder}/{row.name}",
+                    path="/".join(filter(None, (root, split_folder, class_folder, row.name))),
                     source=file.relative_path,
                     folder=class_folder,
                 )

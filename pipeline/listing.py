@@ -216,7 +216,8 @@ def notes_on(joined: Joined) -> list[str]:
         if not annotated[split]:
             notes.append(
                 f"None of the {len(rows):,} annotated pictures of the {split} split is there; "
-                f"looked for {rows[0].path} and so on."
+                f"looked for {rows[0].path} and so on. To leave the split out, take its annotation "
+                "file away."
             )
     notes += note_on_unused(joined.unused, "without annotation")
     bad = [image for image in joined.images if image.box and not has_pixels(image.box)]
