@@ -76,14 +76,13 @@ def check_class_names(names: Iterable[str], source: str) -> tuple[str, ...]:
     return table
 
 
-def read_mat_class_names(file: File) -> tuple[str, ...]:
-    """Reads `class_names` of `cars_meta.mat` or `cars_annos.mat`.
+def read_cars_meta(file: File) -> tuple[str, ...]:
+    """Reads the class names of `cars_meta.mat`.
 
     Raises:
-        LayoutError: if the file is damaged, has no such variable, or a name is refused.
+        LayoutError: if the file is damaged, has no `class_names`, or a name is refused.
     """
-    values = _variable(_load_mat(file), "class_names", file)
-    return check_class_names([str(value) for value in values.tolist()], file.relative_path)
+    return _class_names(_load_mat(file), file)
 
 
 def read_split_mat(file: File, class_count: int) -> list[Annotation] | None:
@@ -106,26 +105,25 @@ def read_split_mat(file: File, class_count: int) -> list[Annotation] | None:
     return _annotations(rows, "fname", class_count, file)
 
 
-def read_car_ims_mat(file: File, class_count: int) -> list[Annotation]:
-    """Reads `cars_annos.mat`, whose rows carry a test flag.
-
-    Args:
-        file: the annotation file.
-        class_count: size of the class table.
+def read_cars_annos(file: File) -> tuple[tuple[str, ...], list[Annotation]]:
+    """Reads `cars_annos.mat`, which holds class names, both splits and a test flag in each row.
 
     Returns:
-        The rows in file order.
+        The class table, and the rows in file order.
 
     Raises:
-        LayoutError: if the file is damaged, lacks a field, or a class or a flag is out of range.
+        LayoutError: if the file is damaged, lacks a field, a name is refused, or a class or a flag
+            is out of range.
     """
-    rows = _variable(_load_mat(file), "annotations", file)
-    annotations = _annotations(rows, "relative_im_path", class_count, file)
+    variables = _load_mat(file)
+    class_names = _class_names(variables, file)
+    rows = _variable(variables, "annotations", file)
+    annotations = _annotations(rows, "relative_im_path", len(class_names), file)
     flags = _column(rows, "test", file)
-    for row, flag in enumerate(flags):
+    for row, flag in enumerate(flags, 1):
         if _whole(flag) not in (0, 1):
-            raise LayoutError(f"{file.relative_path}, row {row + 1}: test is {flag!r}, not 0 or 1")
-    return [
+            raise LayoutError(f"{file.relative_path}, row {row}: test is {flag!r}, not 0 or 1")
+    return class_names, [
         dataclasses.replace(annotation, is_test=bool(flag))
         for annotation, flag in zip(annotations, flags, strict=True)
     ]
@@ -217,6 +215,11 @@ def _variable(variables: dict[str, Any], name: str, file: File) -> Any:
         there = ", ".join(key for key in variables if not key.startswith("__")) or "nothing"
         raise LayoutError(f"{file.relative_path} has no variable {name!r}, only {there}")
     return np.atleast_1d(variables[name])  # squeezing made a scalar of a single row
+
+
+def _class_names(variables: dict[str, Any], file: File) -> tuple[str, ...]:
+    values = _variable(variables, "class_names", file)
+    return check_class_names([str(value) for value in values.tolist()], file.relative_path)
 
 
 def _column(rows: Any, field: str, file: File) -> list[Any]:

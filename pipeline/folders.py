@@ -7,9 +7,9 @@ cost a few requests.
 import collections
 import dataclasses
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -65,7 +65,7 @@ class File:
     @property
     def stem(self) -> str:
         """The file's name without its extension."""
-        return PurePosixPath(self.name).stem
+        return posixpath.splitext(self.name)[0]
 
     @property
     def extension(self) -> str:
@@ -75,7 +75,7 @@ class File:
 
 def extension(name: str) -> str:
     """Returns the extension of a file's name, in lower case and with its dot."""
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(name)[1].lower()
 
 
 def list_files(folder: str, extensions: frozenset[str]) -> list[File]:

@@ -138,7 +138,7 @@ def _find_devkit(contents: Contents) -> Listing:
         or contents.annotation_file(_TEST_ANNOS),
     }
     meta = contents.annotation_file(_CARS_META)
-    class_names = annotations.read_mat_class_names(meta) if meta else OFFICIAL_CLASS_NAMES
+    class_names = annotations.read_cars_meta(meta) if meta else OFFICIAL_CLASS_NAMES
     notes: list[str] = []
     expected: list[Expected] = []
     pictures: dict[str, Sequence[File]] = {}
@@ -182,8 +182,7 @@ def _find_car_ims(contents: Contents) -> Listing:
         _refuse_other_numbering(contents)
     if file is None:
         raise _no_picture("car_ims", contents)
-    class_names = annotations.read_mat_class_names(file)
-    rows = annotations.read_car_ims_mat(file, len(class_names))
+    class_names, rows = annotations.read_cars_annos(file)
     # One folder holds both splits: which one a picture is of, its row says.
     split_of = {_stem(row): "test" if row.is_test else "train" for row in rows}
     pictures: dict[str, list[File]] = {"train": [], "test": []}

@@ -62,7 +62,7 @@ def test_fields_are_read_by_name_in_any_order(mat):
 def test_a_single_row_and_a_single_class_are_read(mat):
     file = mat(annotations=struct([ROW]), class_names=np.array(["A"], dtype=object))
     assert annotations.read_split_mat(file, 2) == [Annotation("00001.jpg", 1, (3, 5, 70, 40))]
-    assert annotations.read_mat_class_names(file) == ("A",)
+    assert annotations.read_cars_meta(file) == ("A",)
 
 
 def test_a_file_without_classes_is_told_from_a_damaged_one(mat):
@@ -84,14 +84,17 @@ def test_a_class_out_of_range_is_an_error_that_names_the_row(mat, number):
 @pytest.mark.parametrize("name", ["car_ims/000001.jpg", r"C:\car_ims\000001.jpg", "000001.jpg "])
 def test_folders_in_file_names_do_not_matter(mat, name):
     rows = [{**ROW, "relative_im_path": name, "test": 1}]
-    (row,) = annotations.read_car_ims_mat(mat(annotations=struct(rows)), 3)
+    file = mat(annotations=struct(rows), class_names=np.array(NAMES, dtype=object))
+    names, (row,) = annotations.read_cars_annos(file)
+    assert names == tuple(NAMES)
     assert row == Annotation("000001.jpg", 1, (3, 5, 70, 40), is_test=True)
 
 
 def test_a_test_flag_other_than_0_or_1_is_an_error(mat):
     rows = [{**ROW, "relative_im_path": "1.jpg", "test": flag} for flag in (0, 2)]
+    file = mat(annotations=struct(rows), class_names=np.array(NAMES, dtype=object))
     with pytest.raises(LayoutError, match="row 2: test is 2"):
-        annotations.read_car_ims_mat(mat(annotations=struct(rows)), 3)
+        annotations.read_cars_annos(file)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1.5, "x", np.array([])])
@@ -132,7 +135,7 @@ def test_an_interrupted_download_is_named_wherever_it_ended(tmp_path, compressed
 @pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", b"version https://git-lfs"])
 def test_what_is_no_mat_file_is_an_error_with_its_size(text, content):
     with pytest.raises(LayoutError, match=rf"x\.mat \({len(content)} bytes\).*download it again"):
-        annotations.read_mat_class_names(text(content, "x.mat"))
+        annotations.read_cars_meta(text(content, "x.mat"))
 
 
 def test_csv_rows_are_read(text):
@@ -173,7 +176,7 @@ def test_names_that_tfds_would_change_are_refused(bad):
 
 def test_a_table_is_kept_in_its_order_and_has_no_name_twice(mat):
     file = mat(class_names=np.array(NAMES, dtype=object))
-    assert annotations.read_mat_class_names(file) == tuple(NAMES)
+    assert annotations.read_cars_meta(file) == tuple(NAMES)
     with pytest.raises(LayoutError, match="'A' stands there twice"):
         annotations.check_class_names(["A", "B", "A"], "here")
     with pytest.raises(LayoutError, match="no class name"):
