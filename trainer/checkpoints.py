@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from trainer.config import TrainConfig
+from trainer.errors import CheckpointError
 from trainer.metadata import DatasetInfo
 
 # Orbax reports each rename and each host barrier at warning level.
@@ -34,10 +35,6 @@ BEST = "best"
 _PACKAGES = ("jax", "jaxlib", "keras", "numpy", "orbax-checkpoint")
 
 State = dict[str, Any]  # nested dictionaries of arrays; see train.init_state
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged, or of another run; both sides are named."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,10 @@ import types
 import typing
 from typing import Any, Literal
 
+from trainer.errors import UsageError
+
 REFERENCE_BATCH = 256  # the batch that learning_rate is stated for
 STRIDE = 8  # default crops are multiples of it
-
-
-class UsageError(ValueError):
-    """A mistake in flags, paths or data that a person can mend: shown without a traceback."""
 
 
 def _option(default: Any, text: str, *, free: bool = False) -> Any:
@@ -114,12 +112,12 @@ class OptimizerConfig:
     learning_rate: float | None = _option(
         None,
         f"peak, for a global batch of {REFERENCE_BATCH}; scaled with the batch, linearly for sgd, "
-        "by the square root otherwise. Default 0.4 (sgd), 0.001 (adamw), 0.005 (lamb)",
+        "by the square root otherwise (default: 0.4 for sgd, 0.001 for adamw, 0.005 for lamb)",
     )
     weight_decay: float | None = _option(
         None,
-        "not applied to biases and BatchNorm; for sgd it joins the gradient, otherwise the update. "
-        "Default 0.001 (sgd), 0.05 (adamw), 0.02 (lamb)",
+        "not applied to biases and BatchNorm; for sgd it joins the gradient, otherwise the update "
+        "(default: 0.001 for sgd, 0.05 for adamw, 0.02 for lamb)",
     )
     momentum: float = _option(0.9, "of sgd; the first beta of adamw and lamb")
     warmup: float = _option(0.05, "share of all steps in which the learning rate rises")
@@ -192,13 +190,13 @@ class TrainConfig:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "TrainConfig":
         """Returns the recipe written by `to_json`; an unknown key is a TypeError."""
-        return cls(**{f.name: f.default_factory(**value[f.name]) for f in _sections()})
+        return cls(**{name: kind(**value[name]) for name, kind in _sections().items()})
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Lists the choices that change a run's numbers and differ, as `--flag: mine / theirs`."""
         lines = []
         for section in _sections():
-            mine, theirs = getattr(self, section.name), getattr(other, section.name)
+            mine, theirs = getattr(self, section), getattr(other, section)
             for field in dataclasses.fields(mine):
                 pair = getattr(mine, field.name), getattr(theirs, field.name)
                 if pair[0] != pair[1] and not field.metadata["free"]:
@@ -238,8 +236,9 @@ def check_batch_size(config: RunConfig, devices: int, hosts: int) -> None:
         )
 
 
-def _sections() -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(TrainConfig)
+def _sections() -> dict[str, Any]:
+    """Returns the dataclass of each part of a recipe, by its name."""
+    return typing.get_type_hints(TrainConfig)
 
 
 def _parse_bool(text: str) -> bool:
@@ -262,12 +261,11 @@ def _argument(annotation: Any) -> dict[str, Any]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds a flag for every field of `TrainConfig`, a group for every section."""
-    for section in _sections():
-        kind = section.default_factory
-        group = parser.add_argument_group(section.name, kind.__doc__)  # type: ignore[union-attr]
+    for section, kind in _sections().items():
+        group = parser.add_argument_group(section, kind.__doc__)
         hints = typing.get_type_hints(kind)
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-            default = "" if field.default is None else f" [{field.default}]"
+        for field in dataclasses.fields(kind):
+            default = "" if field.default is None else f" (default: {field.default})"
             group.add_argument(
                 f"--{field.name}",
                 default=argparse.SUPPRESS,
@@ -289,7 +287,7 @@ def from_flags(base: TrainConfig, flags: argparse.Namespace) -> TrainConfig:
     given = vars(flags)
     sections = {}
     for section in _sections():
-        value = getattr(base, section.name)
+        value = getattr(base, section)
         changes = {f.name: given[f.name] for f in dataclasses.fields(value) if f.name in given}
-        sections[section.name] = dataclasses.replace(value, **changes)
+        sections[section] = dataclasses.replace(value, **changes)
     return dataclasses.replace(base, **sections)

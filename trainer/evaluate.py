@@ -14,15 +14,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from trainer import checkpoints, step
-from trainer.checkpoints import BEST, LATEST, CheckpointError, Checkpoints, RunRecord, State
+from trainer.checkpoints import BEST, LATEST, Checkpoints, RunRecord, State
 from trainer.devices import Devices
+from trainer.errors import CheckpointError
 from trainer.step import EvalStep, Program
 
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 _TOP = 5
 _PAIRS = 20
+_SHOWN_PAIRS = 5
 _ANNOTATED = 30  # up to so many classes the cells of the plot carry numbers
 
 
@@ -206,14 +210,17 @@ def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int
     return [row for row in found if row[2]]
 
 
-def evaluate(data_dir: str, model_dir: Path, split: str, batch_size: int) -> Metrics:
-    """Measures a model on a split and writes what it found to `<model_dir>/evaluation/<split>/`.
+def evaluate(
+    data_dir: str, model_dir: Path, split: str, batch_size: int, console: Console
+) -> Metrics:
+    """Measures a model on a split, prints it, and writes `<model_dir>/evaluation/<split>/`.
 
     Args:
         data_dir: folder of shards.
         model_dir: folder that `train` wrote.
         split: name of the split.
         batch_size: pictures a step; rounded up to what the devices share evenly.
+        console: where the summary is printed.
 
     Raises:
         CheckpointError: if the model is missing, damaged, or of another class table or palette.
@@ -234,8 +241,50 @@ def evaluate(data_dir: str, model_dir: Path, split: str, batch_size: int) -> Met
     )
     metrics = measure(*trained.logits(batches))
     if jax.process_index() == 0:
-        write(model_dir / "evaluation" / split, metrics, info.class_names, trained)
+        folder = model_dir / "evaluation" / split
+        write(folder, metrics, info.class_names, trained)
+        show(metrics, info.class_names, split, folder, console)
     return metrics
+
+
+def show(
+    metrics: Metrics, class_names: tuple[str, ...], split: str, folder: Path, console: Console
+) -> None:
+    """Prints the metrics and the most confused classes.
+
+    Args:
+        metrics: of the split.
+        class_names: in label order.
+        split: name of the split.
+        folder: where the rest was written, to be said.
+        console: where.
+    """
+    rows = [
+        ("pictures", f"{metrics.pictures:,}", ""),
+        ("top-1", f"{metrics.top1:.2%}", _interval(metrics.top1_interval)),
+        ("top-5", f"{metrics.top5:.2%}", _interval(metrics.top5_interval)),
+        ("mean of the classes", f"{metrics.mean_class_accuracy:.2%}", ""),
+        ("loss", f"{metrics.loss:.3f}", ""),
+    ]
+    table = Table(title=f"split {split}", title_justify="left", show_header=False, box=None)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    confused = most_confused(metrics.confusion, _SHOWN_PAIRS)
+    if confused:
+        table = Table("pictures", "of", "taken for", title="most confused", box=None)
+        for true, predicted, count in confused:
+            table.add_row(str(count), class_names[true], class_names[predicted])
+        console.print(table)
+    console.print(
+        f"written  {folder} (metrics.json, per_class.csv, confused.csv, confusion.csv, "
+        "confusion.png)",
+        soft_wrap=True,
+    )
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"95 % interval {interval[0]:.2%} to {interval[1]:.2%}"
 
 
 def write(folder: Path, metrics: Metrics, class_names: tuple[str, ...], trained: Trained) -> None:

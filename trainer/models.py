@@ -19,7 +19,8 @@ import numpy as np
 from keras import layers
 
 from trainer import palette
-from trainer.config import ModelConfig, UsageError
+from trainer.config import ModelConfig
+from trainer.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ import numpy as np
 from trainer import augment, models, optimizers
 from trainer.augment import AugmentOptions, EvalOptions
 from trainer.checkpoints import State
-from trainer.config import AugmentConfig, TrainConfig, UsageError
+from trainer.config import AugmentConfig, TrainConfig
 from trainer.devices import Devices
+from trainer.errors import UsageError
 
 Batch = Mapping[str, jax.Array]
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]

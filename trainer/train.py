@@ -21,8 +21,9 @@ from rich.console import Console
 
 from trainer import checkpoints, config, evaluate, metadata, step
 from trainer.checkpoints import BEST, LATEST, Checkpoints, RunRecord
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
 from trainer.devices import Devices, Feed
+from trainer.errors import NonFiniteLossError, PreemptedError, UsageError
 from trainer.metadata import DatasetInfo
 from trainer.progress import Evaluation, History, Monitor, Plan, describe, plot_curves
 from trainer.step import Program
@@ -31,14 +32,6 @@ _IN_FLIGHT = 2  # steps that run before the host has seen the loss of an earlier
 _CHECKPOINT_STEPS = 100  # an epoch of fewer steps is not worth a checkpoint
 _REPORTS = 100  # of a run
 _EVALUATIONS = 10
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or not a number."""
-
-
-class PreemptedError(Exception):
-    """The run was asked to stop; it is saved and continues with the same command."""
 
 
 def train(recipe: TrainConfig, data_dir: str, model_dir: Path, console: Console) -> None:

@@ -1,0 +1,147 @@
+"""The command line: `python -m trainer train | evaluate | predict`.
+
+Exit codes: 0 done; 2 a mistake that a person can mend, told in a line or two; 75 stopped as asked
+(SIGTERM, Ctrl-C), saved, and continued by the same command.
+"""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from trainer import config, configs
+from trainer.config import TrainConfig
+from trainer.errors import CheckpointError, NonFiniteLossError, PreemptedError, UsageError
+from trainer.metadata import DatasetError
+
+EXIT_MISTAKE = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    main = argparse.ArgumentParser(
+        prog="python -m trainer", description="Shards to a trained CNN.", allow_abbrev=False
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="train|evaluate|predict")
+
+    train = commands.add_parser(
+        "train",
+        help="train a model, or continue to",
+        description="Trains a model on a folder of shards; started again with the same command, "
+        "it continues. Without a flag, the value of --config holds. Exit code 75: stopped by "
+        "SIGTERM or Ctrl-C, saved, can be continued.",
+        allow_abbrev=False,
+    )
+    _add_data_dir(train)
+    _add_model_dir(train, "where checkpoints, history and curves go")
+    train.add_argument(
+        "--config",
+        default="default",
+        choices=sorted(module.name for module in pkgutil.iter_modules(configs.__path__)),
+        help="named recipe of trainer/configs whose values hold where no flag is given",
+    )
+    config.add_flags(train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a model on a split",
+        description="Measures a model: top-1, top-5, mean accuracy of the classes, confusion "
+        "matrix. Writes <model_dir>/evaluation/<split>/.",
+        allow_abbrev=False,
+    )
+    _add_data_dir(evaluate)
+    _add_model_dir(evaluate, "folder that train wrote")
+    evaluate.add_argument("--split", default="test", help="split to measure on (default: test)")
+    evaluate.add_argument(
+        "--batch_size", type=int, default=64, metavar="INT", help="pictures a step (default: 64)"
+    )
+
+    predict = commands.add_parser(
+        "predict",
+        help="name the class of pictures",
+        description="Names the most likely classes of JPEG, PNG or WebP files, prepared exactly "
+        "as the training data was.",
+        allow_abbrev=False,
+    )
+    _add_model_dir(predict, "folder that train wrote")
+    predict.add_argument(
+        "--image", required=True, nargs="+", metavar="PATH", help="picture files, or folders"
+    )
+    predict.add_argument(
+        "--top", type=int, default=5, metavar="INT", help="classes to name (default: 5)"
+    )
+    predict.add_argument(
+        "--box",
+        metavar="X1,Y1,X2,Y2",
+        help="for a model trained on box crops: the car's box in the one picture given, in pixels "
+        "from 1, ends included. Without it the whole picture is taken",
+    )
+    predict.add_argument(
+        "--json", action="store_true", help="print a JSON object a line instead of tables"
+    )
+    return main
+
+
+def _add_data_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data_dir", required=True, help="folder that `python -m pipeline preprocess` wrote"
+    )
+
+
+def _add_model_dir(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--model_dir", required=True, type=Path, help=text)
+
+
+def named_config(name: str) -> TrainConfig:
+    """Returns the recipe of `trainer/configs/<name>.py`."""
+    return importlib.import_module(f"trainer.configs.{name}").CONFIG
+
+
+def run(flags: argparse.Namespace, console: Console) -> int:
+    """Runs a parsed command and returns its exit code.
+
+    Engines are imported here, so that `--help` and a mistyped flag answer at once.
+    """
+    if flags.command == "train":
+        from trainer.train import train
+
+        recipe = config.from_flags(named_config(flags.config), flags)
+        train(recipe, flags.data_dir, flags.model_dir, console)
+    elif flags.command == "evaluate":
+        from trainer.evaluate import evaluate
+
+        evaluate(flags.data_dir, flags.model_dir, flags.split, flags.batch_size, console)
+    else:
+        from trainer.predict import predict
+
+        bad = predict(
+            flags.model_dir,
+            flags.image,
+            flags.box,
+            top=flags.top,
+            as_json=flags.json,
+            console=console,
+        )
+        return EXIT_MISTAKE if bad else 0
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    flags = parser().parse_args(arguments)
+    try:
+        return run(flags, Console(highlight=False))
+    except (UsageError, DatasetError, CheckpointError, NonFiniteLossError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except PreemptedError as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_PREEMPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
