@@ -65,12 +65,13 @@ code { font: .85em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
 .key i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px;
   margin-right: .35rem }
 .classes { columns: 24rem; column-gap: 2rem; margin-top: .75rem; font-size: .8rem }
-.class { display: grid; grid-template-columns: minmax(0, 13rem) minmax(0, 1fr) auto; gap: .6rem;
+.class { display: grid; grid-template-columns: minmax(0, 17rem) minmax(4rem, 1fr) auto; gap: .6rem;
   align-items: center; break-inside: avoid; padding: .1rem 0; border-bottom: 1px solid #f0f1f2 }
-.class span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+.class span { line-height: 1.3; overflow-wrap: anywhere }
 .class div { display: flex; height: .65rem }
 .class div i:last-child { border-radius: 0 2px 2px 0 }
-.class span:last-child { color: var(--soft); font-variant-numeric: tabular-nums }
+.class span:last-child { color: var(--soft); white-space: nowrap;
+  font-variant-numeric: tabular-nums }
 details > summary { cursor: pointer; color: var(--bar); margin: .5rem 0 }
 .sheet { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)) }
 figure { margin: 0; padding: .6rem }
@@ -80,7 +81,7 @@ figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; 
 figcaption { font-size: .85rem; line-height: 1.35; margin-top: .45rem; overflow-wrap: anywhere }
 @media (max-width: 30rem) {
   main { padding: 1.25rem .9rem 3rem }
-  .class { grid-template-columns: minmax(0, 9.5rem) minmax(0, 1fr) auto }
+  .class { grid-template-columns: minmax(0, 9.5rem) minmax(3rem, 1fr) auto }
 }
 """
 
@@ -106,8 +107,8 @@ def render(
         _section("Distortion", _quality(content["total"])),
         _section("Left out", _reject_tables(content["rejects"], rejects)),
         _section("Equal pictures", _duplicate_table(content)),
-        *(_contact_sheet(name, few, content["class_names"]) for name, few in thumbnails.items()),
         _section("How it was made", _making(content["preprocessing"])),
+        *(_contact_sheet(name, few, content["class_names"]) for name, few in thumbnails.items()),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -221,14 +222,16 @@ def _classes(content: Mapping[str, Any]) -> str:
         return '<p class="soft">No picture was written.</p>'
     told = (
         f"{min(totals):,} to {max(totals):,} pictures a class, "
-        f"median {averages.median(totals):,.0f}; classes without any: {totals.count(0):,}."
+        f"median {averages.median(totals):,.0f}."
     )
+    if 0 in totals:
+        told += f" Classes without any: {totals.count(0):,}."
     keys = "".join(
         f'<span class="key"><i style="background:{_color(i)}"></i>{_text(name)}</span>'
         for i, name in enumerate(splits)
     )
     rows = "\n".join(
-        f'<div class="class"><span title="{_text(name)}">{_text(name)}</span>'
+        f'<div class="class"><span>{_text(name)}</span>'
         f"<div>{_segments(row, max(totals))}</div>"
         f"<span>{' + '.join(f'{count:,}' for count in row)}</span></div>"
         for name, row in zip(names, counts, strict=True)
@@ -347,9 +350,11 @@ def _reject_tables(totals: Mapping[str, Any], rejects: Sequence[Reject]) -> str:
         [[_text(reason), f"{count:,}"] for reason, count in totals["by_reason"].items()],
         numbers=True,
     )
+    # The rarest reason first: a thousand missing files must not hide the one that is truncated.
+    ordered = sorted(rejects, key=lambda reject: totals["by_reason"][reject.reason])
     rows = [
         [_code(r.id), _text(r.reason), f"{_text(r.detail)}<br>{_code(r.path)}"]
-        for r in rejects[:MAX_REJECT_ROWS]
+        for r in ordered[:MAX_REJECT_ROWS]
     ]
     more = len(rejects) - len(rows)
     told = f"{more:,} more in rejects.jsonl." if more else "The same rows are in rejects.jsonl."
@@ -367,16 +372,18 @@ def _duplicate_table(content: Mapping[str, Any]) -> str:
     names = content["class_names"]
 
     def row(group: Mapping[str, Any]) -> list[str]:
-        labels = group["labels"]
-        ids = "<br>".join(_code(id) for id in group["ids"])
-        classes = "<br>".join(_text(names[labels[i]] if i in labels else "") for i in group["ids"])
+        pictures = []
+        for id in group["ids"]:
+            label = group["labels"].get(id)
+            name = "" if label is None else f' <span class="soft">{_text(names[label])}</span>'
+            pictures.append(_code(id) + name)
         marks = [("labels_differ", "different labels"), ("splits_differ", "different splits")]
         told = " ".join(f'<span class="mark">{text}</span>' for flag, text in marks if group[flag])
-        return [ids, classes, told]
+        return ["<br>".join(pictures), told]
 
     # Those that harm training or evaluation first; Python's sort keeps the order of the rest.
     ordered = sorted(groups, key=lambda g: -(g["labels_differ"] + g["splits_differ"]))
-    table = _table(["ids", "classes", ""], [row(group) for group in ordered[:MAX_DUPLICATE_ROWS]])
+    table = _table([], [row(group) for group in ordered[:MAX_DUPLICATE_ROWS]])
     more = len(groups) - MAX_DUPLICATE_ROWS
     told = f'<p class="soft">{more:,} more groups in report.json.</p>' if more > 0 else ""
     text = report_text.equal_pictures(groups)
