@@ -155,7 +155,7 @@ def require_job_server() -> pathlib.Path:
         check=False,
     )
     if not jar.is_file():
-        errors = [line for line in fetch.stdout.splitlines() if line.startswith("[ERROR]")]
+        errors = [line for line in fetch.stdout.splitlines() if "[ERROR] Failed" in line]
         raise EngineMissingError(
             f"Maven cannot fetch {artifact}: {errors[0] if errors else fetch.stdout[-300:]}"
         )

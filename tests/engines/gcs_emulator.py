@@ -33,7 +33,7 @@ class GcsEmulator:
     Attributes:
         endpoint: `http://127.0.0.1:port`.
         environment: what a process needs in its environment to use it.
-        log: file with a line of JSON for each request: method, path.
+        log: file of JSON lines: requests and created objects, each with its Unix time in seconds.
     """
 
     endpoint: str
@@ -41,9 +41,19 @@ class GcsEmulator:
     log: pathlib.Path
 
     def requests(self) -> list[tuple[str, str]]:
-        """Returns method and path, with the query, of every request answered so far."""
-        rows = (json.loads(line) for line in self.log.read_text().splitlines())
-        return [(row["method"], row["path"]) for row in rows]
+        """Returns method and path, with the query, of every request so far."""
+        return [(row["method"], row["path"]) for row in self._rows() if "method" in row]
+
+    def created(self) -> list[str]:
+        """Returns the names of the objects written so far, in the order they became visible."""
+        return [row["created"] for row in self._rows() if "created" in row]
+
+    def _rows(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def process_environment(self) -> dict[str, str]:
+        """Returns this process's environment with `environment` on top."""
+        return {**os.environ, **self.environment}
 
     def _bucket(self):
         from google.auth.credentials import AnonymousCredentials
@@ -72,9 +82,13 @@ class GcsEmulator:
             for blob in self._bucket().list_blobs(prefix=prefix + "/")
         }
 
-    def delete(self, name: str) -> None:
-        """Removes one object."""
-        self._bucket().blob(name).delete()
+    def read_object(self, name: str) -> bytes:
+        """Returns the content of one object."""
+        return self._bucket().blob(name).download_as_bytes()
+
+    def delete(self, *names: str) -> None:
+        """Removes objects."""
+        self._bucket().delete_blobs(list(names))
 
 
 @contextlib.contextmanager
@@ -85,7 +99,7 @@ def run_gcs_emulator(
 
     Args:
         folder: where the key and the logs go.
-        read_delay_seconds: added to each download, as a distant bucket would.
+        read_delay_seconds: added to each request that reads, as a distant bucket would.
 
     Yields:
         The emulator, answering.
@@ -118,6 +132,10 @@ def run_gcs_emulator(
                     "GOOGLE_APPLICATION_CREDENTIALS": str(key),
                     "GOOGLE_CLOUD_PROJECT": "offline",
                     "NO_GCE_CHECK": "true",
+                    # google-auth asks iamcredentials.googleapis.com about every account, in the
+                    # background. A proxy that is not there keeps that on this machine.
+                    "HTTPS_PROXY": "http://127.0.0.1:1",
+                    "NO_PROXY": "127.0.0.1,localhost",
                 },
                 log,
             )
@@ -152,41 +170,37 @@ def service_account_key(token_uri: str) -> dict[str, str]:
 
 def _serve(log: pathlib.Path, read_delay_seconds: float) -> None:
     from gcp_storage_emulator.handlers import buckets
-    from gcp_storage_emulator.server import RequestHandler
+    from gcp_storage_emulator.server import RequestHandler, Router
     from gcp_storage_emulator.storage import Storage
 
-    storage = Storage(use_memory_fs=True)
+    def note(**row: object) -> None:
+        with log.open("a") as lines:
+            lines.write(json.dumps({"time": time.time(), **row}) + "\n")
+
+    class NotingStorage(Storage):
+        def create_file(self, bucket_name, file_name, *args) -> None:
+            super().create_file(bucket_name, file_name, *args)
+            note(created=file_name)
+
+    storage = NotingStorage(use_memory_fs=True)
     buckets.create_bucket(BUCKET, storage)
-    # Renames and deletes go through soft deletion otherwise, which keeps every byte ever written.
+    # Otherwise every byte ever deleted or overwritten is kept in memory.
     storage.buckets[BUCKET]["softDeletePolicy"] = {"retentionDurationSeconds": "0"}
     lock = threading.Lock()  # the storage was not written for threads
 
     class Handler(RequestHandler):
-        def _answer(self, do) -> None:
-            if "alt=media" in self.path and self.command == "GET":
+        def _answer(self) -> None:
+            if self.command == "GET":  # of content or of properties: each is a round trip
                 time.sleep(read_delay_seconds)
             with lock:
-                do()
-                with log.open("a") as lines:
-                    lines.write(json.dumps({"method": self.command, "path": self.path}) + "\n")
+                note(method=self.command, path=self.path)
+                if self.path == "/token":
+                    self._grant()
+                else:
+                    Router(self).handle(self.command)
 
-        def do_GET(self) -> None:
-            self._answer(super().do_GET)
-
-        def do_POST(self) -> None:
-            if self.path == "/token":
-                self._answer(self._grant)
-            else:
-                self._answer(super().do_POST)
-
-        def do_PUT(self) -> None:
-            self._answer(super().do_PUT)
-
-        def do_PATCH(self) -> None:
-            self._answer(super().do_PATCH)
-
-        def do_DELETE(self) -> None:
-            self._answer(super().do_DELETE)
+        # The names that http.server looks up.
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
         def _grant(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))

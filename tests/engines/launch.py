@@ -1,0 +1,58 @@
+"""Runs `python -m pipeline preprocess` as a person does: a process of its own, then its files."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SECONDS = 240  # no job of these tests takes longer, on any engine
+IN_PROCESS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory")
+
+
+def command(data_dir: str, output_dir: str, *flags: str) -> list[str]:
+    """Returns the command line of a job with small pictures and small shards."""
+    return [
+        *(sys.executable, "-m", "pipeline", "preprocess"),
+        f"--data_dir={data_dir}",
+        f"--output_dir={output_dir}",
+        "--image_size=64",
+        "--examples_per_shard=2",
+        *flags,
+    ]
+
+
+def preprocess(
+    data_dir: str | pathlib.Path,
+    output_dir: str | pathlib.Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Runs a job to its end and returns what it printed; fails the test if the job fails."""
+    process = subprocess.run(
+        command(str(data_dir), str(output_dir), *flags),
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout[-4000:]
+    return process.stdout
+
+
+def read_folder(folder: pathlib.Path) -> dict[str, bytes]:
+    """Returns the content of every file below a folder by its relative name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def shards(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Returns the TFRecord files among the files of an output folder."""
+    return {name: data for name, data in files.items() if name.startswith("stanford_cars-")}
