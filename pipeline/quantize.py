@@ -1,5 +1,6 @@
 """RGB pictures to at most k colours, by k-means in sRGB. Pure functions."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,26 @@ UInt8Array = npt.NDArray[np.uint8]
 
 # Rec. 601 luma in thousandths: integers, so that the order of a palette is exact.
 LUMA_WEIGHTS = (299, 587, 114)
+
+FINE_POINTS = 32
+COARSE_POINTS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much work a method does."""
+
+    seeds: int
+    coarse: tuple[int, ...]
+    fine: tuple[int, ...]
+    iterations: int
+    polish: int
+
+
+EFFORTS = {
+    "fast": Effort(3, (16, 12, 10, 8, 6, 5, 4, 3, 2, 1), (8, 6, 4, 3, 2, 1), 4, 1),
+    "quality": Effort(3, (16, 12, 10, 8, 6, 5, 4, 3, 2, 1), tuple(range(20, 0, -1)), 6, 3),
+}
 
 
 def quantize(
@@ -34,19 +55,39 @@ def quantize(
     """
     _check(image, colors, method)
     pixels = np.ascontiguousarray(image).reshape(-1, 3)
-    counts, sums = kernels.histogram(pixels, 2)
-    if len(counts) <= 16 * colors:
-        counts, sums = kernels.histogram(pixels, 0)
-    if len(counts) <= colors:
-        centres = sums / counts[:, None]
+    keys, bins = kernels.histogram(pixels)
+    few = kernels.colour_moments(pixels, keys) if len(keys) < FINE_POINTS * colors else None
+    if few is not None and len(few) <= colors:
+        centres = few[:, 1:] / few[:, :1]
     elif method == "sklearn":
         centres = _fit_sklearn(pixels, colors)
     else:
-        centres = _fit(counts, sums, colors, iterations=30 if method == "fast" else 100)
-    labels = kernels.nearest(pixels, centres)
-    weights, totals = kernels.pixel_sums(pixels, labels, len(centres))
-    indices, palette = _order(labels, weights, totals)
+        effort = EFFORTS[method]
+        fine = bins if few is None else few
+        coarse = kernels.coarsen(keys, bins)
+        if len(coarse) < COARSE_POINTS * colors:
+            coarse = bins if len(bins) >= COARSE_POINTS * colors else fine
+        centres = kernels.fit(
+            coarse,
+            fine,
+            colors,
+            min(effort.seeds * colors, kernels.MAX_CENTRES),
+            _amplitudes(effort.coarse, colors),
+            _amplitudes(effort.fine, colors),
+            effort.iterations,
+        )
+        for _ in range(effort.polish):
+            _, clusters = kernels.assign_pixels(pixels, keys, bins, centres)
+            clusters = clusters[clusters[:, 0] > 0]
+            centres = clusters[:, 1:] / clusters[:, :1]
+    labels, clusters = kernels.assign_pixels(pixels, keys, bins, centres)
+    clusters = clusters.astype(np.int64)
+    indices, palette = _order(labels, clusters[:, 0], clusters[:, 1:])
     return indices.reshape(image.shape[:2]), palette
+
+
+def _amplitudes(thirty_seconds: tuple[int, ...], colors: int) -> npt.NDArray[np.int64]:
+    return np.array([-(-colors * a // 32) for a in thirty_seconds], np.int64)
 
 
 def pad_palette(palette: UInt8Array, colors: int) -> UInt8Array:
@@ -83,28 +124,6 @@ def _check(image: Any, colors: int, method: str) -> None:
         raise ValueError(f"colors is {colors}; it must be 2 to {MAX_COLORS}")
     if method not in ("fast", "quality", "sklearn"):
         raise ValueError(f"method is {method!r}; choose fast, quality or sklearn")
-
-
-def _fit(counts: Any, sums: Any, colors: int, iterations: int) -> npt.NDArray[np.float64]:
-    means = sums / counts[:, None]
-    centres = sums.sum(axis=0, keepdims=True) / counts.sum()
-    for k in range(2, colors + 1):
-        labels = kernels.nearest(means, centres)
-        worst = np.argmax(kernels.sum_of_squares(counts, means, labels, centres))
-        distance = ((means - centres[worst]) ** 2).sum(axis=1) * counts * (labels == worst)
-        centres = np.concatenate([centres, means[np.argmax(distance)][None]])
-        centres = _lloyd(counts, sums, means, centres, 2 if k < colors else iterations)
-    return centres
-
-
-def _lloyd(
-    counts: Any, sums: Any, means: Any, centres: npt.NDArray[np.float64], iterations: int
-) -> npt.NDArray[np.float64]:
-    for _ in range(iterations):
-        labels = kernels.nearest(means, centres)
-        weights, totals = kernels.cluster_sums(counts, sums, labels, len(centres))
-        centres = np.where(weights[:, None] > 0, totals / np.maximum(weights, 1)[:, None], centres)
-    return centres
 
 
 def _fit_sklearn(pixels: UInt8Array, colors: int) -> npt.NDArray[np.float64]:
