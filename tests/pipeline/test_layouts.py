@@ -550,11 +550,16 @@ genuine = [
 ]
 
 
+@pytest.fixture(scope="module")
+def official():
+    return find(str(DATA / "stanford_cars"))
+
+
 class TestGenuine:
     pytestmark = genuine
 
-    def test_devkit(self):
-        listing = find(str(DATA / "stanford_cars"))
+    def test_devkit(self, official):
+        listing = official
         assert listing.class_names == OFFICIAL_CLASS_NAMES
         assert len(listing.images) == 230
         assert [
@@ -564,8 +569,7 @@ class TestGenuine:
         assert len(listing.missing) == 8144 + 8041 - 230
         assert listing.notes == ()
 
-    def test_car_ims_is_the_same_data_set(self, monkeypatch):
-        official = find(str(DATA / "stanford_cars")).images
+    def test_car_ims_is_the_same_data_set(self, official, monkeypatch):
         annos = DATA / "car_ims_layout/cars_annos.mat"
         names = [f"car_ims/{number:06d}.jpg" for number in range(1, 16186)]
         files = [File(f"/{name}", name, 1, 0.0) for name in names]
@@ -579,10 +583,9 @@ class TestGenuine:
         ]
         assert listing.missing == ()
         by_row = {(image.split, image.label, image.box) for image in listing.images}
-        assert {(image.split, image.label, image.box) for image in official} <= by_row
+        assert {(image.split, image.label, image.box) for image in official.images} <= by_row
 
-    def test_kaggle_csv_is_the_same_data_set(self, tmp_path):
-        official = find(str(DATA / "stanford_cars"))
+    def test_kaggle_csv_is_the_same_data_set(self, official, tmp_path):
         for name in ("anno_train.csv", "anno_test.csv", "names.csv"):
             os.symlink(DATA / "kaggle_annotations" / name, tmp_path / name)
         for image in official.images:
