@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline import storage
+from pipeline import folders
 from pipeline.folders import File, LayoutError
 
 Box = tuple[int, int, int, int]
@@ -174,7 +174,7 @@ def read_names_csv(file: File) -> tuple[str, ...]:
 
 def _csv_lines(file: File) -> list[tuple[int, list[str]]]:
     try:
-        text = storage.read_bytes(file.path).decode("utf-8-sig")
+        text = folders.read(file).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         return [(reader.line_num, fields) for fields in reader if fields]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -185,7 +185,7 @@ def _load_mat(file: File) -> dict[str, Any]:
     import scipy.io
     from scipy.io.matlab import MatReadError
 
-    content = storage.read_bytes(file.path)
+    content = folders.read(file)
     try:
         variables: dict[str, Any] = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True)
     # What SciPy raises on damaged bytes depends on where they are damaged.

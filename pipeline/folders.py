@@ -116,6 +116,14 @@ def list_files(folder: str, extensions: frozenset[str]) -> list[File]:
     return files
 
 
+def read(file: File) -> bytes:
+    """Returns the content of an annotation file; raises `LayoutError` if it cannot be read."""
+    try:
+        return storage.read_bytes(file.path)
+    except OSError as error:
+        raise LayoutError(f"cannot read {file.path}: {error}") from error
+
+
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
@@ -240,7 +248,7 @@ class Contents:
             return None
         first, *others = files
         for other in others:
-            if storage.read_bytes(other.path) != storage.read_bytes(first.path):
+            if read(other) != read(first):
                 raise LayoutError(
                     f"{first.relative_path} and {other.relative_path} in {self.data_dir} differ; "
                     "remove the wrong one"

@@ -80,8 +80,7 @@ def find(data_dir: str, layout: str = "auto") -> Listing:
 
     Raises:
         LayoutError: if no layout fits or several do, or if an annotation file or a name is not
-            what it must be.
-        OSError: if an annotation file cannot be read.
+            what it must be or cannot be read.
     """
     readers: dict[str, Callable[[Contents], Listing]] = {
         "devkit": _find_devkit,

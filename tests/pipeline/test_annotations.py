@@ -138,6 +138,14 @@ def test_what_is_no_mat_file_is_an_error_with_its_size(text, content):
         annotations.read_cars_meta(text(content, "x.mat"))
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    gone = File(str(tmp_path / "gone.csv"), "gone.csv", 1, 0.0)
+    with pytest.raises(LayoutError, match=r"cannot read .*gone\.csv"):
+        annotations.read_csv(gone, 3)
+    with pytest.raises(LayoutError, match=r"cannot read .*gone\.csv"):
+        annotations.read_cars_meta(gone)
+
+
 def test_csv_rows_are_read(text):
     file = text("00001.jpg,3,5,70,40,2\r\n\r\n00002.jpg,300,5,70,40.0,3\r\n")
     assert annotations.read_csv(file, 3) == [
