@@ -126,14 +126,15 @@ def summary(report: Mapping[str, Any]) -> "RenderableType":
         box=None, pad_edge=False, header_style="bold", show_footer=len(report["splits"]) > 1
     )
     total = report["total"]
-    columns = [
-        ("split", "total"),
-        *zip(report_text.SPLIT_COLUMNS, report_text.split_row(total), strict=True),
-    ]
-    for name, footer in columns:
-        table.add_column(name, footer, justify="left" if name == "split" else "right")
+    footer = dict(zip(report_text.SPLIT_COLUMNS, report_text.split_row(total), strict=True))
+    # The page has them all; a terminal has 80 columns.
+    shown = [name for name in footer if name not in ("per picture", "input files")]
+    table.add_column("split", "total", no_wrap=True)
+    for name in shown:
+        table.add_column(name, footer[name], justify="right", no_wrap=True)
     for name, split in report["splits"].items():
-        table.add_row(name, *report_text.split_row(split))
+        row = dict(zip(report_text.SPLIT_COLUMNS, report_text.split_row(split), strict=True))
+        table.add_row(name, *(row[column] for column in shown))
     lines = [Text(report_text.distortion(total))]
     rejects = report["rejects"]
     if rejects["count"]:

@@ -112,7 +112,7 @@ class Page(html.parser.HTMLParser):
 
 def terminal(report):
     out = io.StringIO()
-    rich.console.Console(file=out, width=140).print(summary(report))
+    rich.console.Console(file=out, width=80).print(summary(report))
     return out.getvalue()
 
 
@@ -247,6 +247,12 @@ def test_histogram_has_few_bars_whatever_the_range(counts):
     assert max(map(float, re.findall(r"height:([\d.]+)%", source))) == 100
 
 
+def test_a_rare_huge_picture_is_counted_in_the_last_bar():
+    source = report_page._histogram({300: 500, 350: 495, 7000: 5}, 50, "px")
+    titles = Page(source).attributes("i", "title")
+    assert titles == ["300 px to 350: 500", "350 px and more: 500"]
+
+
 def test_a_run_that_wrote_nothing():
     empty = SplitSummary(0, 2, 0, Statistics())
     report = make_report({}, NAMES, {"train": empty}, REJECTS, [])
@@ -273,6 +279,7 @@ def test_summary_is_made_of_the_json_alone():
     assert lines[1][:4] == ["train", "12", "2", "6"]
     assert lines[2][:4] == ["test", "4", "2", "2"]
     assert lines[3][:3] == ["total", "16", "2"]
+    assert lines[0][-2:] == ["PSNR", "exact"]
     psnr = f"{report.json['total']['psnr']:.2f}"
     assert f"PSNR {psnr} dB over 12 pictures; 4 more are reproduced exactly" in text
     assert "left out: 1 missing, 2 truncated (rejects.jsonl)" in text
