@@ -4,6 +4,8 @@ import argparse
 import difflib
 import json
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +18,8 @@ from pipeline.config import Crop, Encoding, Fit, JobOptions, PictureOptions, Qua
 
 EXIT_WRONG = 1  # verify found something; the job failed
 EXIT_USAGE = 2  # impossible options, unusable input
+EXIT_INTERRUPTED = 130
+ALL_CORES = "--direct_num_workers=0"  # Beam's own default is one
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,12 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and command is not _preprocess:
         parser.error(_unknown(rest))
     # Beam tells the root logger of every optional package that is not installed.
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        return command(arguments, rest)
-    except KeyboardInterrupt:
-        err.print("interrupted; the same command continues from the shards that are finished")
-        return 130
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    return command(arguments, rest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +142,7 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         picture = _picture_options(arguments)
         options = _make(JobOptions, arguments)
         if not any(flag.startswith("--runner") for flag in beam_flags):
-            beam_flags = [*job.LOCAL_ENGINE, *beam_flags]
+            beam_flags = [ALL_CORES, *beam_flags]
             _refuse_unknown(beam_flags, PipelineOptions)
         listing = layouts.find(options.data_dir, options.layout)
         out.print(layouts.table(listing))
@@ -161,6 +161,7 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         return EXIT_USAGE
     del listing
     start = time.monotonic()
+    signal.signal(signal.SIGINT, lambda *_: _leave(options.output_dir))
     try:
         with progress.progress(options.output_dir, made, err):
             job.run(
@@ -188,6 +189,21 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         markup=False,
     )
     return 0
+
+
+def _leave(output_dir: str) -> None:
+    """Ends the program at Ctrl-C; workers of this machine end by themselves.
+
+    Not by KeyboardInterrupt: Beam's threads would print a traceback each and wait for workers that
+    are gone.
+    """
+    from pipeline import storage
+
+    time.sleep(0.2)  # in a terminal the workers get the same Ctrl-C; let them go first
+    storage.remove_temporaries(output_dir)
+    err.show_cursor()
+    err.print("interrupted; the same command continues from the shards that are finished")
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _make(options: Any, arguments: argparse.Namespace, **changed: Any) -> Any:
@@ -261,7 +277,11 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> int:
     except ValueError as error:
         err.print(f"error: {error}", markup=False)
         return EXIT_USAGE
-    out.print(summary)
+    drawn = "drawn" if summary.drawn else "is there already, as asked for"
+    files = ", ".join(f"{count:,} {split}" for split, count in summary.files.items())
+    out.print(f"sample in {summary.output_dir} ({summary.layout}: {files}) {drawn}", markup=False)
+    for id, flaw in summary.flaws.items():
+        out.print(f"  flaw: {id} is a {flaw}", markup=False)
     return 0
 
 

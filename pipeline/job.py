@@ -5,12 +5,20 @@ step runs inside the graph, so that a job whose launcher went away commits all t
 """
 
 import dataclasses
+import os
+import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    StandardOptions,
+)
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline import plan as plans
 from pipeline.convert import Converted, Converter
@@ -20,18 +28,10 @@ from pipeline.plan import Plan
 from pipeline.rejects import Reject
 from pipeline.shards import Shard, read_finished, shard_of, write
 
-# All cores of this machine. Plain DirectRunner first looks for a binary on the network and then
-# falls back without a word, so which engine runs would depend on the weather.
-LOCAL_ENGINE = (
-    "--runner=FnApiRunner",
-    "--direct_running_mode=multi_processing",
-    "--direct_num_workers=0",
-)
-
 ShardKey = tuple[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)  # not frozen: Beam assigns `pipeline` to a root transform
 class Preprocess(beam.PTransform):
     """The whole job, from the manifests in `output_dir` to the committed data set there.
 
@@ -124,10 +124,25 @@ class WriteShard(beam.DoFn):
         (self._rejects if isinstance(result, Reject) else self._pictures).inc()
 
 
+def local_runner() -> FnApiRunner:
+    """Returns Beam's local engine with `--direct_num_workers` processes of `pipeline.worker`.
+
+    Plain DirectRunner would first look for a binary on the network and then fall back without a
+    word, so which engine runs would depend on the weather.
+    """
+    # exec: Beam starts this through a shell, which would stand between the worker and its parent.
+    command = f"exec {shlex.quote(sys.executable)} -m pipeline.worker {os.getpid()}"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
 def run(
     output_dir: str, plan: Plan, max_reject_fraction: float, beam_options: PipelineOptions
 ) -> None:
-    """Runs the job on the engine that `beam_options` names, and waits for its end."""
-    pipeline = beam.Pipeline(options=beam_options)
-    pipeline | Preprocess(output_dir, plan, max_reject_fraction)  # type: ignore[unused-ignore]
+    """Runs the job and waits for its end.
+
+    The engine is the one that `beam_options` names; without a name, `local_runner`.
+    """
+    named = beam_options.view_as(StandardOptions).runner
+    pipeline = beam.Pipeline(runner=named or local_runner(), options=beam_options)
+    pipeline | Preprocess(output_dir, plan, max_reject_fraction)
     pipeline.run().wait_until_finish()

@@ -221,14 +221,26 @@ def manifest_path(output_dir: str, index: int) -> str:
 
 def read_manifest(path: str) -> Iterator[CarImage]:
     """Yields the rows of a manifest; raises `OSError`."""
-    for line in storage.read_text(path).splitlines():
+    for line in json_lines(storage.read_text(path)):
         yield CarImage.from_json(json.loads(line))
 
 
 def read_missing(output_dir: str) -> list[Reject]:
     """Returns the pictures that were annotated but not found."""
-    lines = storage.read_text(storage.join(output_dir, MISSING)).splitlines()
-    return [Reject(**json.loads(line)) for line in lines]
+    return read_rejects(storage.join(output_dir, MISSING))
+
+
+def read_rejects(path: str) -> list[Reject]:
+    """Returns the rows of a file that `rejects.to_jsonl` made; raises `OSError`."""
+    return [Reject(**json.loads(line)) for line in json_lines(storage.read_text(path))]
+
+
+def json_lines(text: str) -> list[str]:
+    """Returns the lines of a JSON Lines text.
+
+    Not by splitlines(), which also splits at U+2028 and the like, and file names may hold those.
+    """
+    return [line for line in text.split("\n") if line]
 
 
 def read(output_dir: str) -> Plan | None:

@@ -20,7 +20,6 @@ from pipeline.listing import CarImage
 from pipeline.plan import Plan
 from pipeline.quantize import LUMA_WEIGHTS
 from pipeline.records import UInt8, decode, unpack
-from pipeline.rejects import Reject
 from pipeline.shards import Shard, digest, read_sidecar, shard_of
 
 
@@ -45,7 +44,8 @@ def verify(output_dir: str, on_record: Callable[[], None] = lambda: None) -> Ite
         for index in range(plan.manifests)
         for row in plans.read_manifest(plans.manifest_path(output_dir, index))
     }
-    rejected = {reject.id for reject in _read_rejects(output_dir)}
+    rejects = plans.read_rejects(storage.join(output_dir, plans.REJECTS))
+    rejected = {reject.id for reject in rejects}
     seen: set[str] = set()
     for split in plan.splits:
         counts = []
@@ -80,11 +80,6 @@ def _committed_plan(output_dir: str) -> Plan:
 def _metadata_lengths(output_dir: str) -> dict[str, list[int]]:
     info = json.loads(storage.read_text(storage.join(output_dir, plans.DATASET_INFO)))
     return {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
-
-
-def _read_rejects(output_dir: str) -> list[Reject]:
-    lines = storage.read_text(storage.join(output_dir, plans.REJECTS)).splitlines()
-    return [Reject(**json.loads(line)) for line in lines]
 
 
 def _verify_shard(
