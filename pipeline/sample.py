@@ -1,6 +1,6 @@
 """Draws a small data set of cars and writes it in one of the layouts of the genuine one.
 
-The ten models are made up; their classes differ in the shape of the body, and only half in paint.
+The ten models are made up; their classes differ in the shape of the body, and only partly in paint.
 On request the data set has the flaws of genuine copies: bad files, odd files, a missing one.
 """
 

@@ -35,7 +35,7 @@ class Body:
         belt: height of the lower window edge at the cowl and at the tail.
         windscreen: x where it begins and ends.
         side_windows: x ranges of the panes of one side.
-        paints: the usual paints; half of all cars have one of these, the other half any.
+        paints: the usual paints; three of five cars have one of them, the others any.
         rear_glass: x range of a sloping rear window, or None.
         tail_glass: z range of a window in an upright tail, or None.
         doors: x of the door seams.
@@ -116,13 +116,13 @@ CONVERTIBLE = Body(
 )  # fmt: skip
 SUV = Body(
     outline=(
-        (0, 0.86), (0.05, 1.00), (0.4, 1.07), (1.25, 1.16), (1.95, 1.68), (2.5, 1.75),
-        (4.15, 1.70), (4.55, 1.20), (4.68, 0.95),
+        (0, 0.90), (0.05, 1.06), (0.4, 1.15), (1.4, 1.23), (1.88, 1.77), (2.3, 1.85),
+        (4.25, 1.83), (4.56, 1.30), (4.64, 1.00),
     ),
-    width=1.90, clearance=0.31, axles=(0.92, 3.66), wheel=0.385, belt=(1.10, 1.16),
-    windscreen=(1.27, 1.92), rear_glass=(4.2, 4.5),
-    side_windows=((1.38, 2.4), (2.48, 3.35), (3.42, 4.15)), doors=(1.32, 2.44, 3.4),
-    paints=("gray", "green", "maroon", "black"), roof_width=0.76, taper=0.16, cladding=True,
+    width=1.90, clearance=0.34, axles=(0.92, 3.66), wheel=0.40, belt=(1.16, 1.20),
+    windscreen=(1.42, 1.86), rear_glass=(4.29, 4.53),
+    side_windows=((1.5, 2.4), (2.48, 3.35), (3.42, 4.25)), doors=(1.32, 2.44, 3.4),
+    paints=("gray", "green", "maroon", "black"), roof_width=0.80, taper=0.12, cladding=True,
     rails=True,
 )  # fmt: skip
 PICKUP = Body(
@@ -147,13 +147,13 @@ CARGO_VAN = Body(
 )  # fmt: skip
 MINIVAN = Body(
     outline=(
-        (0, 0.72), (0.06, 0.86), (0.7, 1.02), (1.05, 1.12), (2.05, 1.66), (2.6, 1.75), (4.3, 1.72),
-        (4.78, 1.22), (4.88, 0.92),
+        (0, 0.72), (0.06, 0.88), (0.55, 1.04), (0.85, 1.13), (1.95, 1.72), (2.5, 1.82),
+        (4.45, 1.80), (4.84, 1.25), (4.92, 0.92),
     ),
     width=1.95, clearance=0.18, axles=(0.95, 3.95), wheel=0.335, belt=(1.02, 1.06),
-    windscreen=(1.08, 1.98), rear_glass=(4.36, 4.72),
-    side_windows=((1.3, 2.3), (2.38, 3.45), (3.52, 4.3)), doors=(1.42, 2.34, 3.48),
-    paints=("beige", "teal", "maroon", "silver"), roof_width=0.74,
+    windscreen=(0.88, 1.88), rear_glass=(4.5, 4.8),
+    side_windows=((1.15, 2.25), (2.33, 3.45), (3.52, 4.45)), doors=(1.42, 2.34, 3.48),
+    paints=("beige", "teal", "maroon", "silver"), roof_width=0.76,
 )  # fmt: skip
 WAGON = Body(
     outline=(

@@ -121,7 +121,7 @@ def random_camera(
     Returns:
         The camera and its azimuth, in radians from the side; negative shows the nose.
     """
-    azimuth = float(rng.choice([-1.0, 1.0], p=[0.68, 0.32]) * rng.uniform(0.12, 0.98))
+    azimuth = float(rng.choice([-1.0, 1.0], p=[0.75, 0.25]) * rng.uniform(0.15, 0.80))
     distance = rng.uniform(7.0, 12.0)
     middle = np.array([body.length / 2, 0, 0])
     toward = np.array([math.sin(azimuth), math.cos(azimuth), 0])
@@ -133,7 +133,7 @@ def random_camera(
     )
     seen = camera.project(np.concatenate([mesh.points, mesh.points * (1, 1, 0)]))
     low, high = seen.min(0), seen.max(0)
-    share = rng.uniform(0.66, 0.94)
+    share = rng.uniform(0.74, 0.95)
     scale = min(share * width / (high[0] - low[0]), 0.80 * height / (high[1] - low[1]))
     room_x = width - scale * (high[0] - low[0])
     room_y = height - scale * (high[1] - low[1])
@@ -141,8 +141,8 @@ def random_camera(
         dataclasses.replace(
             camera,
             scale=scale,
-            center_x=room_x * rng.uniform(0.15, 0.85) - scale * low[0],
-            horizon_y=room_y * rng.uniform(0.35, 0.75) - scale * low[1],
+            center_x=room_x * rng.uniform(0.25, 0.75) - scale * low[0],
+            horizon_y=room_y * rng.uniform(0.4, 0.7) - scale * low[1],
         ),
         azimuth,
     )
