@@ -13,9 +13,8 @@ setup(
     install_requires=[
         "apache-beam",
         "google-crc32c",  # otherwise checksums fall back to slow Python (beam#33407)
-        "matplotlib",  # the plots of report.html
         "numba",
-        "numpy",
+        "numpy>=2.3",
         "pillow",
         "rich",  # progress and tables
         "scikit-learn",  # --quantizer sklearn
@@ -29,6 +28,7 @@ setup(
             "tensorflow; sys_platform != 'linux' or platform_machine != 'x86_64'",
             "jax",
             "keras",
+            "matplotlib",  # curves and the confusion matrix
             "orbax-checkpoint",
         ],
         "tpu": ["jax[tpu]"],

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -161,6 +162,7 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         return EXIT_USAGE
     del listing
     start = time.monotonic()
+    threading.excepthook = _tell_late
     signal.signal(signal.SIGINT, lambda *_: _leave(options.output_dir))
     try:
         with progress.progress(options.output_dir, made, err):
@@ -191,11 +193,19 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
     return 0
 
 
+def _tell_late(error: threading.ExceptHookArgs) -> None:
+    """Prints the error of a thread, unless the program is about to end at Ctrl-C.
+
+    Beam's threads fail by the dozen when the workers leave, before the main thread may run.
+    """
+    time.sleep(1.0)
+    threading.__excepthook__(error)
+
+
 def _leave(output_dir: str) -> None:
     """Ends the program at Ctrl-C; workers of this machine end by themselves.
 
-    Not by KeyboardInterrupt: Beam's threads would print a traceback each and wait for workers that
-    are gone.
+    Not by KeyboardInterrupt: Beam would wait for workers that are gone.
     """
     from pipeline import storage
 

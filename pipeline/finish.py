@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.plan import Plan
 from pipeline.records import DATASET_NAME, FORMAT_VERSION, features
 from pipeline.rejects import Reject, check_budget, to_jsonl
-from pipeline.report import SplitSummary, make_report
+from pipeline.report import SplitSummary, Thumbnail, make_report
 from pipeline.shards import Sidecar, read_sidecar
 from pipeline.statistics import Statistics
 
@@ -41,12 +41,14 @@ def finish(output_dir: str, plan: Plan, max_reject_fraction: float) -> None:
 
     publish(plans.REJECTS, to_jsonl(rejects))
     check_rejects(plan, rejects, max_reject_fraction, output_dir)
+    equal = duplicates(every)
     report = make_report(
         plan.to_json(),
         plan.class_names,
         {name: summarize(split) for name, split in sidecars.items()},
         sorted(rejects),
-        duplicates(every),
+        [tuple(group) for group in equal],
+        labels={id: label for group in equal for id, label in group.items()},
     )
     publish(plans.REPORT_JSON, json.dumps(report.json, indent=1, ensure_ascii=False) + "\n")
     publish(plans.REPORT_HTML, report.html)
@@ -89,7 +91,8 @@ def _read_split(output_dir: str, plan: Plan, split: str) -> list[Sidecar]:
 def summarize(sidecars: Iterable[Sidecar]) -> SplitSummary:
     """Returns the sum of a split's sidecars."""
     records = shards = size = 0
-    statistics, thumbnails = Statistics(), []
+    statistics = Statistics()
+    thumbnails: list[Thumbnail] = []
     for sidecar in sidecars:
         records += sidecar.records
         shards += 1
@@ -105,13 +108,14 @@ def summarize(sidecars: Iterable[Sidecar]) -> SplitSummary:
     )
 
 
-def duplicates(sidecars: Iterable[Sidecar]) -> list[tuple[str, ...]]:
-    """Returns the ids of pictures with equal pixels, a sorted tuple for each group of them."""
-    by_hash: dict[str, list[str]] = {}
+def duplicates(sidecars: Iterable[Sidecar]) -> list[dict[str, int]]:
+    """Returns the pictures with equal pixels: for each group of them the labels by id, sorted."""
+    by_hash: dict[str, dict[str, int]] = {}
     for sidecar in sidecars:
-        for content_hash, id in sidecar.content_hashes:
-            by_hash.setdefault(content_hash, []).append(id)
-    return sorted(tuple(sorted(ids)) for ids in by_hash.values() if len(ids) > 1)
+        for content_hash, id, label in sidecar.contents:
+            by_hash.setdefault(content_hash, {})[id] = label
+    groups = [dict(sorted(group.items())) for group in by_hash.values() if len(group) > 1]
+    return sorted(groups, key=list)
 
 
 def tfds_metadata(plan: Plan, sidecars: dict[str, list[Sidecar]]) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import JobOptions, PictureOptions
-from pipeline.listing import CarImage, Listing
+from pipeline.listing import SPLITS, CarImage, Listing
 from pipeline.records import DATASET_NAME, FORMAT_VERSION
 from pipeline.rejects import Reject, to_jsonl
 from pipeline.shards import SIDECAR_FOLDER, Shard
@@ -179,7 +179,8 @@ def make(listing: Listing, picture: PictureOptions, examples_per_shard: int) -> 
                 missing=missing.get(name, 0),
                 shards=-(-found.get(name, 0) // examples_per_shard),
             )
-            for name in sorted(found.keys() | missing.keys())
+            for name in SPLITS
+            if name in found or name in missing
         },
         manifests=-(-len(listing.images) // ROWS_PER_MANIFEST),
         input_sha256=_input_sha256(listing),

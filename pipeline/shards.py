@@ -57,7 +57,7 @@ class Sidecar:
         sha256: of the file.
         rejects: pictures left out of it, in shard order.
         statistics: of its pictures.
-        content_hashes: (hash of the pixels, id) of each picture, in shard order.
+        contents: (hash of the pixels, id, label) of each picture, in shard order.
         thumbnails: of its first pictures; most shards of a large set have none.
     """
 
@@ -68,7 +68,7 @@ class Sidecar:
     sha256: str
     rejects: tuple[Reject, ...]
     statistics: Statistics
-    content_hashes: tuple[tuple[str, str], ...]
+    contents: tuple[tuple[str, str, int], ...]
     thumbnails: tuple[Thumbnail, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Sidecar:
             "sha256": self.sha256,
             "rejects": [reject.to_json() for reject in self.rejects],
             "statistics": self.statistics.to_json(),
-            "content_hashes": [list(pair) for pair in self.content_hashes],
+            "contents": [list(content) for content in self.contents],
             "thumbnails": [thumb.to_json() for thumb in self.thumbnails],
         }
 
@@ -96,7 +96,7 @@ class Sidecar:
             sha256=value["sha256"],
             rejects=tuple(Reject(**reject) for reject in value["rejects"]),
             statistics=Statistics.from_json(value["statistics"]),
-            content_hashes=tuple((hash_, id) for hash_, id in value["content_hashes"]),
+            contents=tuple((hash_, id, label) for hash_, id, label in value["contents"]),
             thumbnails=tuple(Thumbnail.from_json(thumb) for thumb in value["thumbnails"]),
         )
 
@@ -159,7 +159,7 @@ def write(
         OSError: if a picture cannot be read or the shard not written; nothing is left of it then.
     """
     rejects: list[Reject] = []
-    hashes: list[tuple[str, str]] = []
+    contents: list[tuple[str, str, int]] = []
     kept: list[Thumbnail] = []
     statistics = Statistics()
     sha256, size = hashlib.sha256(), 0
@@ -175,18 +175,18 @@ def write(
             sha256.update(framed)
             size += len(framed)
             statistics = statistics + result.statistics
-            hashes.append((result.content_hash, image.id))
+            contents.append((result.content_hash, image.id, image.label))
             if len(kept) < thumbnails:
                 kept.append(thumbnail(image.id, image.label, result.prepared, result.stored))
     sidecar = Sidecar(
         fingerprint=fingerprint,
         shard=shard,
-        records=len(hashes),
+        records=len(contents),
         bytes=size,
         sha256=sha256.hexdigest(),
         rejects=tuple(rejects),
         statistics=statistics,
-        content_hashes=tuple(hashes),
+        contents=tuple(contents),
         thumbnails=tuple(kept),
     )
     storage.publish(

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -124,14 +124,15 @@ def _verify_shard(
             yield f"{name}: its sha256 is not the one in {shard.sidecar_name}"
 
 
-class _Tee(io.RawIOBase):
+class _Tee(io.BytesIO):
     """Passes reads on and hashes what was read."""
 
-    def __init__(self, file: Any, sha256: Any) -> None:
+    def __init__(self, file: BinaryIO, sha256: Any) -> None:
+        super().__init__()
         self._file, self._sha256 = file, sha256
 
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._file.read(size)
+    def read(self, size: int | None = -1) -> bytes:
+        data = self._file.read(-1 if size is None else size)
         self._sha256.update(data)
         return data
 

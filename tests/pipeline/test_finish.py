@@ -136,7 +136,11 @@ def test_equal_pictures_are_found_across_shards_and_splits(data_dir, tmp_path):
         assert sidecar is not None
         sidecars.append(sidecar)
     [group] = finish.duplicates(sidecars)
-    assert sorted(id.split("/")[-1] for id in group) == ["00000", "00001", "00002"]
+    assert {id.split("/")[-1]: label for id, label in group.items()} == {
+        "00000": 0,
+        "00001": 1,
+        "00002": 2,
+    }
 
 
 def test_the_summary_of_a_split_is_the_sum_of_its_shards(data_dir, tmp_path):

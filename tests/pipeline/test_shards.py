@@ -73,8 +73,8 @@ def test_the_sidecar_tells_the_truth_about_the_file(tmp_path, images):
     assert sidecar.bytes == len(data)
     assert sidecar.sha256 == hashlib.sha256(data).hexdigest()
     assert sidecar.records == len(images) == sidecar.statistics.pictures
-    assert [id for _, id in sidecar.content_hashes] == read_ids(tmp_path / "out" / SHARD.file_name)
-    assert [t.id for t in sidecar.thumbnails] == [id for _, id in sidecar.content_hashes][:2]
+    assert [id for _, id, _ in sidecar.contents] == read_ids(tmp_path / "out" / SHARD.file_name)
+    assert [t.id for t in sidecar.thumbnails] == [id for _, id, _ in sidecar.contents][:2]
     text = (tmp_path / "out" / SHARD.sidecar_name).read_text()
     assert Sidecar.from_json(json.loads(text)) == sidecar
 
