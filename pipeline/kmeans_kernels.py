@@ -10,7 +10,8 @@ operations are scalar, correctly rounded, and in one order.
 
 Loop bounds are unsigned on purpose: numba wraps negative indices, and that test keeps LLVM from
 using vector instructions. All kernels that call one another stay in this one file: numba's cache
-on disk notices a change of a kernel's own file only.
+on disk notices a change of a kernel's own file only. Assigning a row (`a[i] = b[j]`) is written as
+a loop: the error message that numba compiles into it costs two seconds.
 """
 
 import math
@@ -38,13 +39,24 @@ LABEL_MASK = (1 << LABEL_BITS) - 1
 MAX_CENTRES = 1 << LABEL_BITS
 CHUNK = 4096  # pixels; 255 * 4096 < 2**21, three such sums fit 64 bits
 BLOCK = 512  # points whose best scores stay in the first-level cache
+# Iterations of Lloyd. NumPy integers: numba compiles a function anew for each Python constant.
+AFTER_SEED_SPLIT = np.int64(1)
+AFTER_SPLIT = np.int64(2)
+AFTER_MERGE = np.int64(3)
+AFTER_CHANGE_OF_POINTS = np.int64(2)
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _U = np.uint64
 _I = np.int32
 
 
-def _jit(function: _Kernel) -> _Kernel:
+def _inner(function: _Kernel) -> _Kernel:
+    """Compiles a kernel that only kernels call: without the wrappers that Python would need."""
+    compiled: _Kernel = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return compiled
+
+
+def _entry(function: _Kernel) -> _Kernel:
     """Compiles without the GIL; cached on disk where numba finds a folder it can write."""
     try:
         compiled = numba.njit(nogil=True, cache=True)(function)
@@ -54,13 +66,13 @@ def _jit(function: _Kernel) -> _Kernel:
     return result
 
 
-@_jit
+@_inner
 def _bin_key(r: Any, g: Any, b: Any) -> Any:
     """Key of the bin of a colour, uint64."""
     return ((r >> _U(2)) << _U(12)) | ((g >> _U(2)) << _U(6)) | (b >> _U(2))
 
 
-@_jit
+@_entry
 def histogram(pixels: UInt8Array) -> tuple[UInt32Array, FloatArray]:
     """Returns the keys of the occupied bins, ascending uint32 (n,), and their moments (n, 4).
 
@@ -91,7 +103,7 @@ def histogram(pixels: UInt8Array) -> tuple[UInt32Array, FloatArray]:
     return _unpack(table, spilled[:spills])
 
 
-@_jit
+@_inner
 def _unpack(table: UInt64Array, spilled: UInt64Array) -> tuple[UInt32Array, FloatArray]:
     """Keys and moments of the non-empty words of `table`, with the spilled words added."""
     occupied = _U(0)
@@ -124,7 +136,7 @@ def _unpack(table: UInt64Array, spilled: UInt64Array) -> tuple[UInt32Array, Floa
     return keys, moments
 
 
-@_jit
+@_entry
 def colour_moments(pixels: UInt8Array, keys: UInt32Array) -> FloatArray:
     """Returns the moments of the distinct colours, (n, 4), ordered by bin, then by lower bits.
 
@@ -155,27 +167,26 @@ def colour_moments(pixels: UInt8Array, keys: UInt32Array) -> FloatArray:
     return moments
 
 
-@_jit
+@_entry
 def coarsen(keys: UInt32Array, moments: FloatArray) -> FloatArray:
     """Merges bins of 4 levels a side to bins of 8; returns their moments, (n, 4)."""
-    rank = np.full(BINS >> 3, -1, np.int32)
-    coarse = np.empty_like(moments)
+    rank = np.zeros(BINS >> 3, np.int32)  # row + 1; 0 for none
+    coarse = np.zeros((len(moments), 4))
     n = 0
     for j in range(_U(len(keys))):
         key = keys[j]
         parent = ((key >> 13) << 10) | (((key >> 7) & 31) << 5) | ((key >> 1) & 31)
-        row = rank[parent]
+        row = rank[parent] - 1
         if row < 0:
-            row = rank[parent] = n
+            row = n
             n += 1
-            coarse[row] = moments[j]
-        else:
-            for field in range(4):
-                coarse[row, field] += moments[j, field]
+            rank[parent] = n
+        for field in range(4):
+            coarse[row, field] += moments[j, field]
     return coarse[:n].copy()
 
 
-@_jit
+@_inner
 def _fixed_points(moments: FloatArray) -> Points:
     """Means of the points as int32 coordinates, relative to mid-gray, in quarters of a level."""
     n = _U(len(moments))
@@ -188,7 +199,7 @@ def _fixed_points(moments: FloatArray) -> Points:
     return x, y, z
 
 
-@_jit
+@_inner
 def _fixed_centres(centres: FloatArray) -> Int32Array:
     """Centres relative to mid-gray in quarters of a level, int32 (k, 3)."""
     fixed = np.empty((len(centres), 3), np.int32)
@@ -198,7 +209,7 @@ def _fixed_centres(centres: FloatArray) -> Int32Array:
     return fixed
 
 
-@_jit
+@_inner
 def _score_planes(fixed: Int32Array) -> Int32Array:
     """Coefficients (k rounded up to a multiple of 4, 4) of the scores of `_best_scores`.
 
@@ -216,7 +227,7 @@ def _score_planes(fixed: Int32Array) -> Int32Array:
     return planes
 
 
-@_jit
+@_inner
 def _best_scores(
     x: Int32Array, y: Int32Array, z: Int32Array, planes: Int32Array, best: Int32Array
 ) -> None:
@@ -241,7 +252,7 @@ def _best_scores(
             best[i] = min(best[i], min(min(s0, s1), min(s2, s3)))
 
 
-@_jit
+@_inner
 def _assign(points: Points, centres: FloatArray, labels: UInt16Array) -> None:
     """Writes the label of the nearest centre of each point."""
     x, y, z = points
@@ -256,7 +267,7 @@ def _assign(points: Points, centres: FloatArray, labels: UInt16Array) -> None:
             block[i] = scores[i] & LABEL_MASK
 
 
-@_jit
+@_inner
 def _cluster_moments(moments: FloatArray, labels: UInt16Array, clusters: FloatArray) -> None:
     """Writes the moments of the clusters, (k, 4).
 
@@ -278,7 +289,7 @@ def _cluster_moments(moments: FloatArray, labels: UInt16Array, clusters: FloatAr
             )
 
 
-@_jit
+@_inner
 def _lloyd(
     points: Points,
     moments: FloatArray,
@@ -297,7 +308,7 @@ def _lloyd(
                     centres[j, channel] = clusters[j, 1 + channel] / clusters[j, 0]
 
 
-@_jit
+@_inner
 def _scatter(
     moments: FloatArray, labels: UInt16Array, centres: FloatArray, scatter: FloatArray
 ) -> None:
@@ -318,7 +329,7 @@ def _scatter(
         row[5] += weight * g * b
 
 
-@_jit
+@_inner
 def _principal_axis(scatter: FloatArray, axis: FloatArray) -> float:
     """Writes the unit axis of largest scatter; returns the scatter along it. Power iteration."""
     rr, gg, bb, rg, rb, gb = scatter
@@ -340,7 +351,7 @@ def _principal_axis(scatter: FloatArray, axis: FloatArray) -> float:
     return along
 
 
-@_jit
+@_inner
 def _split(
     scatter: FloatArray, clusters: FloatArray, centres: FloatArray, k: int, extra: int
 ) -> int:
@@ -368,7 +379,7 @@ def _split(
     return total
 
 
-@_jit
+@_inner
 def _ward_cost(clusters: FloatArray, centres: FloatArray, i: int, j: int) -> float:
     """By how much merging two clusters raises the sum of squares (Ward 1963)."""
     weight = clusters[i, 0] + clusters[j, 0]
@@ -380,14 +391,15 @@ def _ward_cost(clusters: FloatArray, centres: FloatArray, i: int, j: int) -> flo
     return (r * r + g * g + b * b) * (clusters[i, 0] * clusters[j, 0] / weight)
 
 
-@_jit
+@_inner
 def _merge(clusters: FloatArray, centres: FloatArray, total: int, k: int) -> int:
     """Merges the cheapest pair of clusters until k are left, in the first k rows of both arrays.
 
     Ward's agglomeration, called pairwise nearest neighbour in quantization (Equitz 1989).
     """
-    mate = np.full(total, -1, np.int64)
-    cost = np.full(total, np.inf)
+    mate = np.zeros(total, np.int64)
+    cost = np.empty(total)
+    cost[:] = np.inf
     for i in range(total):
         for j in range(total):
             if j != i:
@@ -406,7 +418,10 @@ def _merge(clusters: FloatArray, centres: FloatArray, total: int, k: int) -> int
                 centres[i, channel] = clusters[i, 1 + channel] / weight
         total -= 1
         last = total  # the last row moves into the gap
-        clusters[j], centres[j] = clusters[last], centres[last]
+        for field in range(4):
+            clusters[j, field] = clusters[last, field]
+        for channel in range(3):
+            centres[j, channel] = centres[last, channel]
         cost[j], mate[j] = cost[last], mate[last]
         for other in range(total):
             if other == i or mate[other] == i or mate[other] == j:
@@ -425,7 +440,7 @@ def _merge(clusters: FloatArray, centres: FloatArray, total: int, k: int) -> int
     return total
 
 
-@_jit
+@_inner
 def _breathe(
     points: Points,
     moments: FloatArray,
@@ -446,12 +461,12 @@ def _breathe(
     for m in amplitudes:
         _scatter(moments, labels, centres, scatter)
         total = _split(scatter, clusters, centres, k, m)
-        _lloyd(points, moments, centres[:total], clusters[:total], labels, 2)
+        _lloyd(points, moments, centres[:total], clusters[:total], labels, AFTER_SPLIT)
         _merge(clusters, centres, total, k)
-        _lloyd(points, moments, centres[:k], clusters[:k], labels, 3)
+        _lloyd(points, moments, centres[:k], clusters[:k], labels, AFTER_MERGE)
 
 
-@_jit
+@_inner
 def _seed(
     points: Points,
     moments: FloatArray,
@@ -470,18 +485,18 @@ def _seed(
     _cluster_moments(moments, labels, clusters[:1])
     for channel in range(3):
         centres[0, channel] = clusters[0, 1 + channel] / clusters[0, 0]
-    total = 1
+    total = np.int64(1)
     while total < over:
         _scatter(moments, labels, centres, scatter)
         grown = _split(scatter, clusters, centres, total, min(over - total, (total + 1) // 2))
         if grown == total:
             break
         total = grown
-        _lloyd(points, moments, centres[:total], clusters[:total], labels, 1)
+        _lloyd(points, moments, centres[:total], clusters[:total], labels, AFTER_SEED_SPLIT)
     return _merge(clusters, centres, total, k)
 
 
-@_jit
+@_entry
 def fit(
     coarse: FloatArray,
     fine: FloatArray,
@@ -510,17 +525,17 @@ def fit(
     labels = np.empty(len(coarse), np.uint16)
     points = _fixed_points(coarse)
     k = _seed(points, coarse, centres, clusters, labels, over, k)
-    _lloyd(points, coarse, centres[:k], clusters[:k], labels, 2)
+    _lloyd(points, coarse, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
     _breathe(points, coarse, centres, clusters, labels, k, coarse_amplitudes)
     labels = np.empty(len(fine), np.uint16)
     points = _fixed_points(fine)
-    _lloyd(points, fine, centres[:k], clusters[:k], labels, 2)
+    _lloyd(points, fine, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
     _breathe(points, fine, centres, clusters, labels, k, fine_amplitudes)
     _lloyd(points, fine, centres[:k], clusters[:k], labels, iterations)
     return centres[:k].copy()
 
 
-@_jit
+@_inner
 def _bin_labels(
     keys: UInt32Array, moments: FloatArray, fixed: Int32Array, clusters: FloatArray
 ) -> Int16Array:
@@ -569,7 +584,7 @@ def _bin_labels(
     return table
 
 
-@_jit
+@_entry
 def assign_pixels(
     pixels: UInt8Array, keys: UInt32Array, moments: FloatArray, centres: FloatArray
 ) -> tuple[UInt8Array, FloatArray]:
