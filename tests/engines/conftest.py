@@ -13,9 +13,9 @@ GENUINE_CLASSES, GENUINE_PICTURES = 16, 2
 
 @pytest.fixture(scope="session")
 def cars(tmp_path_factory) -> pathlib.Path:
-    """A folder of 32 drawn pictures."""
+    """A folder of 128 drawn pictures, which become 64 shards."""
     folder = tmp_path_factory.mktemp("cars")
-    draw(folder, train=24, test=8)
+    draw(folder, train=96, test=32)
     return folder
 
 

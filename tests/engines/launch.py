@@ -4,7 +4,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 240  # no job of these tests takes longer, on any engine
@@ -42,6 +43,37 @@ def preprocess(
     )
     assert process.returncode == 0, process.stdout[-4000:]
     return process.stdout
+
+
+def preprocess_and_break(
+    data_dir: pathlib.Path, output_dir: pathlib.Path, break_it: Callable[[], None], *flags: str
+) -> tuple[int, str]:
+    """Runs a job, calls `break_it` when its first shard is finished, and waits for the job's end.
+
+    Returns:
+        The exit code and what was printed.
+    """
+    log = output_dir.with_suffix(".log")
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command(str(data_dir), str(output_dir), *flags),
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not list(output_dir.glob("_shards/stanford_cars-*.json")):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+            break_it()
+            code = process.wait(SECONDS)
+        finally:
+            process.kill()
+    return code, log.read_text()
 
 
 def read_folder(folder: pathlib.Path) -> dict[str, bytes]:

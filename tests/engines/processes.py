@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import psutil
+
 LIFETIME_SECONDS = 600  # no program of these tests may live longer, whatever happened to its test
 START_SECONDS = 90  # a JVM on a busy machine of two cores took 17
 
@@ -32,6 +34,14 @@ class Program:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def kill_children(self) -> int:
+        """Ends what the program itself has started, but not the program; returns how many."""
+        [program] = psutil.Process(self._process.pid).children()  # the child of `timeout`
+        children = program.children(recursive=True)
+        for child in children:
+            child.kill()
+        return len(children)
 
     def tail(self, characters: int = 2000) -> str:
         """Returns the end of what the program has printed."""
@@ -104,11 +114,11 @@ def listens(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def run_worker_pool(folder: pathlib.Path) -> Iterator[list[str]]:
+def run_worker_pool(folder: pathlib.Path) -> Iterator[tuple[Program, list[str]]]:
     """Runs Beam's pool of SDK workers, each a process of its own, outside the engine.
 
     Yields:
-        The Beam options that make an engine take its workers from there.
+        The pool, and the Beam options that make an engine take its workers from there.
     """
     port = free_port()
     command = [
@@ -121,4 +131,4 @@ def run_worker_pool(folder: pathlib.Path) -> Iterator[list[str]]:
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with running("worker-pool", command, folder, {"PATH": path}) as pool:
         pool.wait_until(lambda: listens(port), "listening")
-        yield ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
+        yield pool, ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
