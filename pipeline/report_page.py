@@ -58,7 +58,7 @@ code { font: .85em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
 .bars { display: flex; align-items: flex-end; gap: 2px; height: 8rem;
   border-bottom: 1px solid var(--soft) }
 .bars.dense { gap: 0 }
-.bars i { flex: 1; max-width: 2.5rem; background: var(--bar); border-radius: 2px 2px 0 0 }
+.bars i { flex: 1; background: var(--bar); border-radius: 2px 2px 0 0 }
 .bars i.some { min-height: 2px }
 .axis { display: flex; justify-content: space-between; font-size: .78rem; padding-top: .2rem }
 .key { font-size: .85rem; color: var(--soft); margin-right: 1rem; white-space: nowrap }
