@@ -1,38 +1,32 @@
 """Compiled kernels of the k-means colour quantizer; `pipeline.quantize` tells the algorithm.
 
-Conventions. *Pixels* are uint8 (N, 3), contiguous. A *bin* is a cube of colours, 4 levels a side:
-its key is `r >> 2 << 12 | g >> 2 << 6 | b >> 2`. *Moments* are float64 (n, 4), one row a point:
-weight and the weighted sums of r, g and b. They hold integers below 2**53, so that sums are exact
-in any order. *Centres* are float64 (k, 3), in levels.
-
-Same bytes on every CPU: no `fastmath`, distances to centres are integers, and the remaining float
-operations are scalar, correctly rounded, and in one order.
-
-Loop bounds are unsigned on purpose: numba wraps negative indices, and that test keeps LLVM from
-using vector instructions. All kernels that call one another stay in this one file: numba's cache
-on disk notices a change of a kernel's own file only. Assigning a row (`a[i] = b[j]`) is written as
-a loop: the error message that numba compiles into it costs two seconds.
+Pixels, bins and moments are those of `pipeline.histograms`. *Centres* are float64 (k, 3), in
+levels. Distances to centres are integers, in quarters of a level; the remaining float operations
+are scalar, correctly rounded and in one order: the same bytes on every CPU.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
-import numba
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
-UInt16Array = npt.NDArray[np.uint16]
-UInt32Array = npt.NDArray[np.uint32]
-UInt64Array = npt.NDArray[np.uint64]
-Int16Array = npt.NDArray[np.int16]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from pipeline.compiled import (
+    I32,
+    Count,
+    FloatArray,
+    Int16Array,
+    Int32Array,
+    Int64Array,
+    U,
+    UInt8Array,
+    UInt16Array,
+    UInt32Array,
+    entry,
+    inner,
+)
+from pipeline.histograms import BINS
+
 Points = tuple[Int32Array, Int32Array, Int32Array]
 
-BINS = 1 << 18
 SCALE = 4  # fixed point: distances are taken between quarters of a level
 LABEL_BITS = 9  # 3 * 512**2 + 2 * 3 * 512**2 = 2**21.2 scores, times 512 labels: below 2**31
 LABEL_MASK = (1 << LABEL_BITS) - 1
@@ -45,151 +39,11 @@ AFTER_SPLIT = np.int64(2)
 AFTER_MERGE = np.int64(3)
 AFTER_CHANGE_OF_POINTS = np.int64(2)
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-_U = np.uint64
-_I = np.int32
 
-
-def _inner(function: _Kernel) -> _Kernel:
-    """Compiles a kernel that only kernels call: without the wrappers that Python would need."""
-    compiled: _Kernel = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return compiled
-
-
-def _entry(function: _Kernel) -> _Kernel:
-    """Compiles without the GIL; cached on disk where numba finds a folder it can write."""
-    try:
-        compiled = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # "no locator available": each process compiles for itself
-        compiled = numba.njit(nogil=True)(function)
-    result: _Kernel = compiled
-    return result
-
-
-@_inner
-def _bin_key(r: Any, g: Any, b: Any) -> Any:
-    """Key of the bin of a colour, uint64."""
-    return ((r >> _U(2)) << _U(12)) | ((g >> _U(2)) << _U(6)) | (b >> _U(2))
-
-
-@_entry
-def histogram(pixels: UInt8Array) -> tuple[UInt32Array, FloatArray]:
-    """Returns the keys of the occupied bins, ascending uint32 (n,), and their moments (n, 4).
-
-    A bin is one 64-bit word, four fields of 16 bits: its count and the sums of the lower two bits
-    of r, g and b. One addition a pixel does all; a word is spilled to a list long before the count
-    reaches the fields' limit (3 * 2**14 < 2**16).
-    """
-    table = np.zeros(BINS, np.uint64)
-    spilled = np.empty((len(pixels) // (1 << 14) + 1, 2), np.uint64)
-    spills = _U(0)
-    low = _U(3)
-    for i in range(_U(len(pixels))):
-        r, g, b = _U(pixels[i, 0]), _U(pixels[i, 1]), _U(pixels[i, 2])
-        key = _bin_key(r, g, b)
-        word = table[key] + (
-            _U(1) | ((r & low) << _U(16)) | ((g & low) << _U(32)) | ((b & low) << _U(48))
-        )
-        if word & _U(1 << 14):
-            spilled[spills, 0] = key
-            spilled[spills, 1] = word
-            spills += _U(1)
-            word = _U(0)
-        table[key] = word
-    for s in range(spills):  # a bin emptied by its last spill must still be found below
-        if table[spilled[s, 0]] == 0:
-            table[spilled[s, 0]] = spilled[s, 1]
-            spilled[s, 1] = _U(0)
-    return _unpack(table, spilled[:spills])
-
-
-@_inner
-def _unpack(table: UInt64Array, spilled: UInt64Array) -> tuple[UInt32Array, FloatArray]:
-    """Keys and moments of the non-empty words of `table`, with the spilled words added."""
-    occupied = _U(0)
-    for key in range(_U(BINS)):
-        occupied += _U(table[key] != 0)
-    keys = np.empty(occupied, np.uint32)
-    moments = np.empty((occupied, 4))
-    field = _U(0xFFFF)
-    n = _U(0)
-    for key in range(_U(BINS)):
-        word = table[key]
-        if word == 0:
-            continue
-        keys[n] = key
-        count = np.float64(word & field)
-        moments[n, 0] = count
-        moments[n, 1] = count * np.float64((key >> _U(12)) << _U(2)) + (word >> _U(16) & field)
-        moments[n, 2] = count * np.float64((key >> _U(4)) & _U(252)) + (word >> _U(32) & field)
-        moments[n, 3] = count * np.float64((key << _U(2)) & _U(252)) + (word >> _U(48))
-        table[key] = n
-        n += _U(1)
-    for s in range(_U(len(spilled))):
-        key, word = spilled[s, 0], spilled[s, 1]
-        row = moments[table[key]]
-        count = np.float64(word & field)
-        row[0] += count
-        row[1] += count * np.float64((key >> _U(12)) << _U(2)) + (word >> _U(16) & field)
-        row[2] += count * np.float64((key >> _U(4)) & _U(252)) + (word >> _U(32) & field)
-        row[3] += count * np.float64((key << _U(2)) & _U(252)) + (word >> _U(48))
-    return keys, moments
-
-
-@_entry
-def colour_moments(pixels: UInt8Array, keys: UInt32Array) -> FloatArray:
-    """Returns the moments of the distinct colours, (n, 4), ordered by bin, then by lower bits.
-
-    Memory: 256 bytes a bin, so call it where bins are few.
-    """
-    rank = np.zeros(BINS, np.uint32)
-    for j in range(_U(len(keys))):
-        rank[keys[j]] = j
-    low = _U(3)
-    counts = np.zeros(len(keys) << 6, np.uint32)
-    for i in range(_U(len(pixels))):
-        r, g, b = _U(pixels[i, 0]), _U(pixels[i, 1]), _U(pixels[i, 2])
-        lower = ((r & low) << _U(4)) | ((g & low) << _U(2)) | (b & low)
-        counts[(_U(rank[_bin_key(r, g, b)]) << _U(6)) | lower] += np.uint32(1)
-    distinct = _U(0)
-    for j in range(_U(len(counts))):
-        distinct += _U(counts[j] != 0)
-    moments = np.empty((distinct, 4))
-    n = _U(0)
-    for j in range(_U(len(counts))):
-        if counts[j]:
-            key, weight = _U(keys[j >> _U(6)]), np.float64(counts[j])
-            moments[n, 0] = weight
-            moments[n, 1] = weight * np.float64(((key >> _U(12)) << _U(2)) | (j >> _U(4) & low))
-            moments[n, 2] = weight * np.float64((key >> _U(4) & _U(252)) | (j >> _U(2) & low))
-            moments[n, 3] = weight * np.float64((key << _U(2) & _U(252)) | (j & low))
-            n += _U(1)
-    return moments
-
-
-@_entry
-def coarsen(keys: UInt32Array, moments: FloatArray) -> FloatArray:
-    """Merges bins of 4 levels a side to bins of 8; returns their moments, (n, 4)."""
-    rank = np.zeros(BINS >> 3, np.int32)  # row + 1; 0 for none
-    coarse = np.zeros((len(moments), 4))
-    n = 0
-    for j in range(_U(len(keys))):
-        key = keys[j]
-        parent = ((key >> 13) << 10) | (((key >> 7) & 31) << 5) | ((key >> 1) & 31)
-        row = rank[parent] - 1
-        if row < 0:
-            row = n
-            n += 1
-            rank[parent] = n
-        for field in range(4):
-            coarse[row, field] += moments[j, field]
-    return coarse[:n].copy()
-
-
-@_inner
+@inner
 def _fixed_points(moments: FloatArray) -> Points:
     """Means of the points as int32 coordinates, relative to mid-gray, in quarters of a level."""
-    n = _U(len(moments))
+    n = U(len(moments))
     x, y, z = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
     for i in range(n):
         scale = SCALE / moments[i, 0]
@@ -199,7 +53,7 @@ def _fixed_points(moments: FloatArray) -> Points:
     return x, y, z
 
 
-@_inner
+@inner
 def _fixed_centres(centres: FloatArray) -> Int32Array:
     """Centres relative to mid-gray in quarters of a level, int32 (k, 3)."""
     fixed = np.empty((len(centres), 3), np.int32)
@@ -209,7 +63,7 @@ def _fixed_centres(centres: FloatArray) -> Int32Array:
     return fixed
 
 
-@_inner
+@inner
 def _score_planes(fixed: Int32Array) -> Int32Array:
     """Coefficients (k rounded up to a multiple of 4, 4) of the scores of `_best_scores`.
 
@@ -227,7 +81,7 @@ def _score_planes(fixed: Int32Array) -> Int32Array:
     return planes
 
 
-@_inner
+@inner
 def _best_scores(
     x: Int32Array, y: Int32Array, z: Int32Array, planes: Int32Array, best: Int32Array
 ) -> None:
@@ -236,7 +90,7 @@ def _best_scores(
     Brute force: with vector instructions 2.6 ns a point at 32 centres, less than any pruning
     costs. Four centres a sweep, because one a sweep spends its time on loading and storing.
     """
-    n = _U(len(best))
+    n = U(len(best))
     for i in range(n):
         best[i] = np.int32(2**31 - 1)
     for j in range(0, len(planes), 4):
@@ -245,29 +99,29 @@ def _best_scores(
         a2, b2, c2, d2 = planes[j + 2, 0], planes[j + 2, 1], planes[j + 2, 2], planes[j + 2, 3]
         a3, b3, c3, d3 = planes[j + 3, 0], planes[j + 3, 1], planes[j + 3, 2], planes[j + 3, 3]
         for i in range(n):
-            s0 = _I(x[i] * a0 + y[i] * b0 + z[i] * c0 + d0)
-            s1 = _I(x[i] * a1 + y[i] * b1 + z[i] * c1 + d1)
-            s2 = _I(x[i] * a2 + y[i] * b2 + z[i] * c2 + d2)
-            s3 = _I(x[i] * a3 + y[i] * b3 + z[i] * c3 + d3)
+            s0 = I32(x[i] * a0 + y[i] * b0 + z[i] * c0 + d0)
+            s1 = I32(x[i] * a1 + y[i] * b1 + z[i] * c1 + d1)
+            s2 = I32(x[i] * a2 + y[i] * b2 + z[i] * c2 + d2)
+            s3 = I32(x[i] * a3 + y[i] * b3 + z[i] * c3 + d3)
             best[i] = min(best[i], min(min(s0, s1), min(s2, s3)))
 
 
-@_inner
+@inner
 def _assign(points: Points, centres: FloatArray, labels: UInt16Array) -> None:
     """Writes the label of the nearest centre of each point."""
     x, y, z = points
     planes = _score_planes(_fixed_centres(centres))
     best = np.empty(BLOCK, np.int32)
-    n = _U(len(labels))
-    for start in range(_U(0), n, _U(BLOCK)):
-        stop = min(start + _U(BLOCK), n)
+    n = U(len(labels))
+    for start in range(U(0), n, U(BLOCK)):
+        stop = min(start + U(BLOCK), n)
         scores, block = best[: stop - start], labels[start:stop]
         _best_scores(x[start:stop], y[start:stop], z[start:stop], planes, scores)
         for i in range(stop - start):
             block[i] = scores[i] & LABEL_MASK
 
 
-@_inner
+@inner
 def _cluster_moments(moments: FloatArray, labels: UInt16Array, clusters: FloatArray) -> None:
     """Writes the moments of the clusters, (k, 4).
 
@@ -275,9 +129,9 @@ def _cluster_moments(moments: FloatArray, labels: UInt16Array, clusters: FloatAr
     waiting for the one before.
     """
     partial = np.zeros((4, len(clusters), 4))
-    n = _U(len(labels))
+    n = U(len(labels))
     for i in range(n):
-        row = partial[i & _U(3), _U(labels[i])]
+        row = partial[i & U(3), U(labels[i])]
         row[0] += moments[i, 0]
         row[1] += moments[i, 1]
         row[2] += moments[i, 2]
@@ -289,14 +143,14 @@ def _cluster_moments(moments: FloatArray, labels: UInt16Array, clusters: FloatAr
             )
 
 
-@_inner
+@inner
 def _lloyd(
     points: Points,
     moments: FloatArray,
     centres: FloatArray,
     clusters: FloatArray,
     labels: UInt16Array,
-    iterations: int,
+    iterations: Count,
 ) -> None:
     """Moves `centres` by iterations of Lloyd (1982). An empty cluster keeps its centre."""
     for _ in range(iterations):
@@ -308,14 +162,14 @@ def _lloyd(
                     centres[j, channel] = clusters[j, 1 + channel] / clusters[j, 0]
 
 
-@_inner
+@inner
 def _scatter(
     moments: FloatArray, labels: UInt16Array, centres: FloatArray, scatter: FloatArray
 ) -> None:
     """Writes the clusters' scatter matrices: sums of w d d' as rr, gg, bb, rg, rb, gb; (k, 6)."""
     scatter[:] = 0.0
-    for i in range(_U(len(labels))):
-        label = _U(labels[i])
+    for i in range(U(len(labels))):
+        label = U(labels[i])
         weight = moments[i, 0]
         r = moments[i, 1] / weight - centres[label, 0]
         g = moments[i, 2] / weight - centres[label, 1]
@@ -329,7 +183,7 @@ def _scatter(
         row[5] += weight * g * b
 
 
-@_inner
+@inner
 def _principal_axis(scatter: FloatArray, axis: FloatArray) -> float:
     """Writes the unit axis of largest scatter; returns the scatter along it. Power iteration."""
     rr, gg, bb, rg, rb, gb = scatter
@@ -351,10 +205,10 @@ def _principal_axis(scatter: FloatArray, axis: FloatArray) -> float:
     return along
 
 
-@_inner
+@inner
 def _split(
-    scatter: FloatArray, clusters: FloatArray, centres: FloatArray, k: int, extra: int
-) -> int:
+    scatter: FloatArray, clusters: FloatArray, centres: FloatArray, k: Count, extra: Count
+) -> Count:
     """Splits the `extra` of k clusters whose scatter along their principal axis is largest.
 
     The halves of a normal distribution have their means sqrt(2 / pi) standard deviations off.
@@ -366,21 +220,21 @@ def _split(
         along[j] = _principal_axis(scatter[j], axes[j])
     total = k
     for _ in range(extra):
-        j = np.argmax(along)
-        if along[j] <= 0.0:
+        widest = np.argmax(along)
+        if along[widest] <= 0.0:
             break
-        offset = math.sqrt(along[j] / clusters[j, 0] * 2 / math.pi)
-        along[j] = 0.0
+        offset = math.sqrt(along[widest] / clusters[widest, 0] * 2 / math.pi)
+        along[widest] = 0.0
         for channel in range(3):
-            centre = centres[j, channel]
-            centres[total, channel] = centre + offset * axes[j, channel]
-            centres[j, channel] = centre - offset * axes[j, channel]
+            centre = centres[widest, channel]
+            centres[total, channel] = centre + offset * axes[widest, channel]
+            centres[widest, channel] = centre - offset * axes[widest, channel]
         total += 1
     return total
 
 
-@_inner
-def _ward_cost(clusters: FloatArray, centres: FloatArray, i: int, j: int) -> float:
+@inner
+def _ward_cost(clusters: FloatArray, centres: FloatArray, i: Count, j: Count) -> float:
     """By how much merging two clusters raises the sum of squares (Ward 1963)."""
     weight = clusters[i, 0] + clusters[j, 0]
     if weight == 0.0:
@@ -391,8 +245,8 @@ def _ward_cost(clusters: FloatArray, centres: FloatArray, i: int, j: int) -> flo
     return (r * r + g * g + b * b) * (clusters[i, 0] * clusters[j, 0] / weight)
 
 
-@_inner
-def _merge(clusters: FloatArray, centres: FloatArray, total: int, k: int) -> int:
+@inner
+def _merge(clusters: FloatArray, centres: FloatArray, total: Count, k: Count) -> Count:
     """Merges the cheapest pair of clusters until k are left, in the first k rows of both arrays.
 
     Ward's agglomeration, called pairwise nearest neighbour in quantization (Equitz 1989).
@@ -407,24 +261,23 @@ def _merge(clusters: FloatArray, centres: FloatArray, total: int, k: int) -> int
                 if merged < cost[i]:
                     cost[i], mate[i] = merged, j
     while total > k:
-        i = np.argmin(cost[:total])
-        j = mate[i]
-        i, j = min(i, j), max(i, j)
-        weight = clusters[i, 0] + clusters[j, 0]
+        cheapest = np.argmin(cost[:total])
+        kept = min(cheapest, mate[cheapest])
+        gone = max(cheapest, mate[cheapest])
         for field in range(4):
-            clusters[i, field] += clusters[j, field]
-        if weight > 0.0:
+            clusters[kept, field] += clusters[gone, field]
+        if clusters[kept, 0] > 0.0:
             for channel in range(3):
-                centres[i, channel] = clusters[i, 1 + channel] / weight
+                centres[kept, channel] = clusters[kept, 1 + channel] / clusters[kept, 0]
         total -= 1
-        last = total  # the last row moves into the gap
+        last = total  # its row moves into the gap
         for field in range(4):
-            clusters[j, field] = clusters[last, field]
+            clusters[gone, field] = clusters[last, field]
         for channel in range(3):
-            centres[j, channel] = centres[last, channel]
-        cost[j], mate[j] = cost[last], mate[last]
+            centres[gone, channel] = centres[last, channel]
+        cost[gone], mate[gone] = cost[last], mate[last]
         for other in range(total):
-            if other == i or mate[other] == i or mate[other] == j:
+            if other == kept or mate[other] == kept or mate[other] == gone:
                 cost[other] = np.inf
                 for candidate in range(total):
                     if candidate != other:
@@ -433,49 +286,68 @@ def _merge(clusters: FloatArray, centres: FloatArray, total: int, k: int) -> int
                             cost[other], mate[other] = merged, candidate
             else:
                 if mate[other] == last:
-                    mate[other] = j
-                merged = _ward_cost(clusters, centres, other, i)
+                    mate[other] = gone
+                merged = _ward_cost(clusters, centres, other, kept)
                 if merged < cost[other]:
-                    cost[other], mate[other] = merged, i
+                    cost[other], mate[other] = merged, kept
     return total
 
 
-@_inner
+@inner
 def _breathe(
     points: Points,
     moments: FloatArray,
     centres: FloatArray,
     clusters: FloatArray,
     labels: UInt16Array,
-    k: int,
+    k: Count,
     amplitudes: Int64Array,
 ) -> None:
     """Lets the number of clusters breathe: k + m and back to k, for each m of `amplitudes`.
 
     After Fritzke, "The breathing k-means algorithm" (2020): splits and merges carry centres over
-    barriers where Lloyd alone stands still. Here m only shrinks, and a step that made things worse
-    is not taken back: as in annealing, later and smaller breaths mend it. The clusters split are
-    those of largest principal scatter, the ones given up Ward's cheapest.
+    barriers where Lloyd alone stands still. The clusters split are those of largest principal
+    scatter, the ones given up Ward's cheapest. Here m only shrinks, and a breath that made things
+    worse is not taken back, as in annealing: the next, smaller ones start from there. The best
+    centres seen are what remains.
     """
     scatter = np.empty((len(centres), 6))
+    best = centres[:k].copy()
+    most = _explained(clusters, k)
     for m in amplitudes:
         _scatter(moments, labels, centres, scatter)
         total = _split(scatter, clusters, centres, k, m)
         _lloyd(points, moments, centres[:total], clusters[:total], labels, AFTER_SPLIT)
         _merge(clusters, centres, total, k)
         _lloyd(points, moments, centres[:k], clusters[:k], labels, AFTER_MERGE)
+        explained = _explained(clusters, k)
+        if explained > most:
+            most = explained
+            best[:] = centres[:k]
+    centres[:k] = best
 
 
-@_inner
+@inner
+def _explained(clusters: FloatArray, k: Count) -> float:
+    """Sum of squares that the means explain; what is left of the total is k-means's error."""
+    explained = 0.0
+    for j in range(k):
+        if clusters[j, 0] > 0.0:
+            r, g, b = clusters[j, 1], clusters[j, 2], clusters[j, 3]
+            explained += (r * r + g * g + b * b) / clusters[j, 0]
+    return explained
+
+
+@inner
 def _seed(
     points: Points,
     moments: FloatArray,
     centres: FloatArray,
     clusters: FloatArray,
     labels: UInt16Array,
-    over: int,
-    k: int,
-) -> int:
+    over: Count,
+    k: Count,
+) -> Count:
     """Writes k centres: splits one cluster to `over`, half as many again a time, then merges.
 
     Returns how many there are; fewer than k only if there are fewer points.
@@ -496,15 +368,15 @@ def _seed(
     return _merge(clusters, centres, total, k)
 
 
-@_entry
+@entry
 def fit(
     coarse: FloatArray,
     fine: FloatArray,
-    k: int,
-    over: int,
+    k: Count,
+    over: Count,
     coarse_amplitudes: Int64Array,
     fine_amplitudes: Int64Array,
-    iterations: int,
+    iterations: Count,
 ) -> FloatArray:
     """Weighted k-means: seeds and breathes on coarse points, goes on breathing on fine ones.
 
@@ -535,7 +407,7 @@ def fit(
     return centres[:k].copy()
 
 
-@_inner
+@inner
 def _bin_labels(
     keys: UInt32Array, moments: FloatArray, fixed: Int32Array, clusters: FloatArray
 ) -> Int16Array:
@@ -546,7 +418,7 @@ def _bin_labels(
     the box's middle as half the sides, weighted by the difference's coefficients. All in integers.
     The moments of such bins are added to `clusters`: their pixels need no visit for that.
     """
-    k = _U(len(fixed))
+    k = U(len(fixed))
     half = SCALE * 3 // 2  # of the 3 steps between a bin's first and last level
     square = np.empty(k, np.int32)
     r, g, b = fixed[:, 0].copy(), fixed[:, 1].copy(), fixed[:, 2].copy()
@@ -559,22 +431,22 @@ def _bin_labels(
         worst[i, i] = -(2**29)
     table = np.empty(BINS, np.int16)
     scores = np.empty(k, np.int32)
-    for n in range(_U(len(keys))):
-        key = _U(keys[n])
-        x = _I(2 * SCALE * _I((key >> _U(12)) << _U(1)) + half - 128 * SCALE)
-        y = _I(2 * SCALE * _I((key >> _U(5)) & _U(126)) + half - 128 * SCALE)
-        z = _I(2 * SCALE * _I((key << _U(1)) & _U(126)) + half - 128 * SCALE)
-        least = _I(2**31 - 1)
+    for n in range(U(len(keys))):
+        key = U(keys[n])
+        x = I32(2 * SCALE * I32((key >> U(12)) << U(1)) + half - 128 * SCALE)
+        y = I32(2 * SCALE * I32((key >> U(5)) & U(126)) + half - 128 * SCALE)
+        z = I32(2 * SCALE * I32((key << U(1)) & U(126)) + half - 128 * SCALE)
+        least = I32(2**31 - 1)
         for j in range(k):
-            scores[j] = _I(square[j] - 2 * (x * r[j] + y * g[j] + z * b[j]))
+            scores[j] = I32(square[j] - 2 * (x * r[j] + y * g[j] + z * b[j]))
             least = min(least, scores[j])
-        label = _U(0)
+        label = U(0)
         while scores[label] != least:
-            label += _U(1)
-        rival = _I(2**31 - 1)
+            label += U(1)
+        rival = I32(2**31 - 1)
         row = worst[label]
         for j in range(k):
-            rival = min(rival, _I(scores[j] - row[j]))
+            rival = min(rival, I32(scores[j] - row[j]))
         if rival > least:
             table[key] = label
             for field in range(4):
@@ -584,7 +456,7 @@ def _bin_labels(
     return table
 
 
-@_entry
+@entry
 def assign_pixels(
     pixels: UInt8Array, keys: UInt32Array, moments: FloatArray, centres: FloatArray
 ) -> tuple[UInt8Array, FloatArray]:
@@ -603,7 +475,7 @@ def assign_pixels(
         labels: uint8 (N,); the lowest of those equally near.
         clusters: moments of the clusters, (k, 4); exact integers.
     """
-    k = _U(len(centres))
+    k = U(len(centres))
     fixed = _fixed_centres(centres)
     planes = _score_planes(fixed)
     clusters = np.zeros((k, 4))
@@ -612,35 +484,42 @@ def assign_pixels(
     best = np.empty(CHUNK, np.int32)
     places = np.empty(CHUNK + 1, np.uint32)
     counts, sums = np.zeros(k, np.uint64), np.zeros(k, np.uint64)
-    n = _U(len(pixels))
+    n = U(len(pixels))
     labels = np.empty(n, np.uint8)
-    for start in range(_U(0), n, _U(CHUNK)):
-        stop = min(start + _U(CHUNK), n)
-        mixed = _U(0)
+    for start in range(U(0), n, U(CHUNK)):
+        stop = min(start + U(CHUNK), n)
+        mixed = U(0)
         for i in range(start, stop):
-            label = table[_bin_key(_U(pixels[i, 0]), _U(pixels[i, 1]), _U(pixels[i, 2]))]
+            r, g, b = U(pixels[i, 0]), U(pixels[i, 1]), U(pixels[i, 2])
+            label = table[((r >> U(2)) << U(12)) | ((g >> U(2)) << U(6)) | (b >> U(2))]
             labels[i] = label
             places[mixed] = i
-            mixed += _U(label < 0)
+            mixed += U(label < 0)
         for m in range(mixed):
-            i = _U(places[m])
-            x[m] = SCALE * (_I(pixels[i, 0]) - 128)
-            y[m] = SCALE * (_I(pixels[i, 1]) - 128)
-            z[m] = SCALE * (_I(pixels[i, 2]) - 128)
+            place = U(places[m])
+            x[m] = SCALE * (I32(pixels[place, 0]) - 128)
+            y[m] = SCALE * (I32(pixels[place, 1]) - 128)
+            z[m] = SCALE * (I32(pixels[place, 2]) - 128)
         _best_scores(x[:mixed], y[:mixed], z[:mixed], planes, best[:mixed])
         for m in range(mixed):
-            i = _U(places[m])
-            j = _U(best[m] & LABEL_MASK)
-            labels[i] = j
-            counts[j] += _U(1)
-            sums[j] += (
-                _U(pixels[i, 0]) | (_U(pixels[i, 1]) << _U(21)) | (_U(pixels[i, 2]) << _U(42))
-            )
+            place = U(places[m])
+            nearest = U(best[m] & LABEL_MASK)
+            labels[place] = nearest
+            counts[nearest] += U(1)
+            r, g, b = U(pixels[place, 0]), U(pixels[place, 1]), U(pixels[place, 2])
+            sums[nearest] += r | (g << U(21)) | (b << U(42))
         for j in range(k):
             clusters[j, 0] += counts[j]
-            clusters[j, 1] += sums[j] & _U(2**21 - 1)
-            clusters[j, 2] += (sums[j] >> _U(21)) & _U(2**21 - 1)
-            clusters[j, 3] += sums[j] >> _U(42)
+            clusters[j, 1] += sums[j] & U(2**21 - 1)
+            clusters[j, 2] += (sums[j] >> U(21)) & U(2**21 - 1)
+            clusters[j, 3] += sums[j] >> U(42)
             counts[j] = 0
             sums[j] = 0
     return labels, clusters
+
+
+@entry
+def relabel(labels: UInt8Array, rank: UInt8Array) -> None:
+    """Replaces each label by `rank[label]`, in place."""
+    for i in range(U(len(labels))):
+        labels[i] = rank[labels[i]]
