@@ -235,7 +235,7 @@ def _shuffled(
         cycle_length=len(streams),
         block_length=1,
         num_parallel_calls=len(streams) if parallel else None,
-        deterministic=True,
+        deterministic=True if parallel else None,  # else TensorFlow warns that it has no effect
     )
 
 
