@@ -1,0 +1,26 @@
+# A worker of the preprocessing job for Dataflow, or for Flink with --environment_type=DOCKER.
+# Build at the root of the repository:
+#   docker build -f docker/pipeline.Dockerfile -t REGION-docker.pkg.dev/PROJECT/REPOSITORY/pipeline .
+# The Beam version must be that of constraints.txt, the Python that of the launcher.
+FROM apache/beam_python3.11_sdk:2.77.0
+
+# The kernels are compiled now, not by every worker when it starts. numba's cache is only used where
+# processor and features are those it was made for, so both are named: without the second line the
+# features of the machine that builds the image would be part of the key. Every x86-64 machine type
+# of Google Cloud has these.
+ENV NUMBA_CPU_NAME=x86-64-v3 \
+    NUMBA_CPU_FEATURES=+avx2,+bmi,+bmi2,+fma,+lzcnt,+popcnt \
+    NUMBA_CACHE_DIR=/opt/numba
+
+WORKDIR /opt/pipeline
+COPY setup.py constraints.txt ./
+COPY pipeline pipeline
+# The pinned versions are those of the launcher: they are part of the data set's fingerprint.
+RUN pip install --no-cache-dir --constraint constraints.txt 'apache-beam[gcp]' .
+
+# Fills the cache, and proves that the image can do the work.
+RUN cd /tmp && python -m pipeline sample sample --train=1 --test=1 \
+    && python -m pipeline preprocess --data_dir=sample --output_dir=shards \
+    && python -m pipeline verify shards && rm -r sample shards
+
+# The entry point stays that of the base image: /opt/apache/beam/boot.
