@@ -21,13 +21,13 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 # In the order of the class table, which like the genuine one is not quite alphabetical.
 MODELS = {
-    "Alder Brisk Hatchback 2012": bodies.HATCHBACK,
+    "Alder Pip Hatchback 2012": bodies.HATCHBACK,
     "Corvane Meridian Sedan 2012": bodies.SEDAN,
-    "Corvane Meridian Wagon 2009": bodies.WAGON,
     "Fara Strale Coupe 2012": bodies.COUPE,
     "Fara Strale Convertible 2011": bodies.CONVERTIBLE,
     "Granite Bighorn Crew Cab 2010": bodies.PICKUP,
     "Granite Ridge SUV 2012": bodies.SUV,
+    "Harlan Metro Bus 2009": bodies.BUS,
     "Marten C/V Cargo Van 2012": bodies.CARGO_VAN,
     "Norden Family Minivan 2007": bodies.MINIVAN,
     "Ostler Sentinel SUV 2000": bodies.OFFROADER,
@@ -78,7 +78,7 @@ class SampleOptions:
     """
 
     layout: Layout = "devkit"
-    train: int = 90
+    train: int = 100
     test: int = 30
     validation: int = 0
     width: tuple[int, int] = (160, 320)
