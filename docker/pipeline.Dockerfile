@@ -6,8 +6,8 @@ FROM apache/beam_python3.11_sdk:2.77.0
 
 # The kernels are compiled now, not by every worker when it starts. numba's cache is only used where
 # processor and features are those it was made for, so both are named: without the second line the
-# features of the machine that builds the image would be part of the key. Every x86-64 machine type
-# of Google Cloud has these.
+# features of the machine that builds the image would be part of the key. Every machine type of
+# Google Cloud but n1, whose oldest processors lack AVX2, has them.
 ENV NUMBA_CPU_NAME=x86-64-v3 \
     NUMBA_CPU_FEATURES=+avx2,+bmi,+bmi2,+fma,+lzcnt,+popcnt \
     NUMBA_CACHE_DIR=/opt/numba
