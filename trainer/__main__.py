@@ -68,9 +68,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_model_dir(predict, "folder that train wrote")
-    predict.add_argument(
-        "--image", required=True, nargs="+", metavar="PATH", help="picture files, or folders"
-    )
+    predict.add_argument("images", nargs="+", metavar="PATH", help="picture files, or folders")
     predict.add_argument(
         "--top", type=int, default=5, metavar="INT", help="classes to name (default: 5)"
     )
@@ -120,7 +118,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
         bad = predict(
             flags.model_dir,
-            flags.image,
+            flags.images,
             flags.box,
             top=flags.top,
             as_json=flags.json,

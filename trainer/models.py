@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -303,7 +304,9 @@ def _load_weights(model: keras.Model, path: str) -> None:
     kernels = [v for v in target.trainable_variables if v.name == "kernel"]
     before = [np.asarray(v.value) for v in kernels]
     try:
-        target.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a warning for each layer; the check below is one
+            target.load_weights(path)
     except (ValueError, OSError) as error:
         raise UsageError(
             f"--weights={path} does not fit {target.name} of --model: {str(error).splitlines()[0]}"

@@ -69,7 +69,7 @@ def predict(
     paths = find(images)
     rectangle = parse_box(box) if box else None
     if rectangle and len(paths) != 1:
-        raise UsageError(f"--box={box} is of one picture, but --image names {len(paths)}")
+        raise UsageError(f"--box={box} is of one picture, but {len(paths)} are given")
     trained = restore(model_dir, Devices.of())
     options = PictureOptions.from_json(trained.run.preprocessing["options"])
     if rectangle and options.crop != "box":
@@ -184,10 +184,10 @@ def find(images: Sequence[str]) -> list[Path]:
             paths.append(path)
             continue
         if not path.is_dir():
-            raise UsageError(f"--image={image}: no such file or folder")
+            raise UsageError(f"{image}: no such file or folder")
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not found:
-            raise UsageError(f"--image={image}: no {', '.join(_SUFFIXES)} file in this folder")
+            raise UsageError(f"{image}: no {', '.join(_SUFFIXES)} file in this folder")
         paths += found
     return paths
 

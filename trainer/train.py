@@ -34,7 +34,13 @@ _REPORTS = 100  # of a run
 _EVALUATIONS = 10
 
 
-def train(recipe: TrainConfig, data_dir: str, model_dir: Path, console: Console) -> None:
+def train(
+    recipe: TrainConfig,
+    data_dir: str,
+    model_dir: Path,
+    console: Console,
+    devices: Devices | None = None,
+) -> None:
     """Trains a model, or continues to.
 
     Args:
@@ -42,6 +48,7 @@ def train(recipe: TrainConfig, data_dir: str, model_dir: Path, console: Console)
         data_dir: folder of shards.
         model_dir: where checkpoints, history and curves go; made if it is missing.
         console: where progress is shown.
+        devices: what to train on; all devices of all hosts if None.
 
     Raises:
         UsageError: if the recipe does not fit the data or the devices.
@@ -53,7 +60,7 @@ def train(recipe: TrainConfig, data_dir: str, model_dir: Path, console: Console)
     from trainer import data  # imports TensorFlow
 
     # Devices.
-    devices = Devices.of()
+    devices = devices or Devices.of()
     host, hosts = jax.process_index(), jax.process_count()
     config.check_batch_size(recipe.run, len(devices), hosts)
 
