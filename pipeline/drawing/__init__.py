@@ -22,7 +22,7 @@ from pipeline.drawing.car import paint_car, random_finish
 from pipeline.drawing.optics import random_camera, random_light
 from pipeline.drawing.surface import Floats, loft
 
-OCCLUDED = 0.12  # share of pictures with something in front of the car
+OCCLUDED = 0.10  # share of pictures with something in front of the car
 
 
 class Drawing(NamedTuple):

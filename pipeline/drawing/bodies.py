@@ -35,7 +35,7 @@ class Body:
         belt: height of the lower window edge at the cowl and at the tail.
         windscreen: x where it begins and ends.
         side_windows: x ranges of the panes of one side.
-        paints: the usual paints; three of four cars have one of them, the others any.
+        paints: the usual paints; four of five cars have one of them, the others any.
         rear_glass: x range of a sloping rear window, or None.
         tail_glass: z range of a window in an upright tail, or None.
         doors: x of the door seams.

@@ -104,7 +104,7 @@ class Canvas:
         right, bottom = (-(-box[2:] // SUPERSAMPLING)).tolist()
         first = (left * SUPERSAMPLING, top * SUPERSAMPLING)
         last = (right * SUPERSAMPLING, bottom * SUPERSAMPLING)
-        face = np.asarray(buffer.crop((*first, *last)))
+        face = np.asarray(buffer.crop((*first, *last))).astype(np.intp)
         columns = np.arange(first[0], last[0], dtype=np.float32)
         rows = np.arange(first[1], last[1], dtype=np.float32)[:, None]
         mean = np.zeros((4, *self._size), np.float32)

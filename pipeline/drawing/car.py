@@ -97,8 +97,8 @@ class Finish:
 
 
 def random_finish(rng: np.random.Generator, body: Body) -> Finish:
-    """Draws a finish; three of four cars have a usual paint of their class, the others any."""
-    names = body.paints if rng.random() < 0.75 else tuple(PAINTS)
+    """Draws a finish; four of five cars have a usual paint of their class, the others any."""
+    names = body.paints if rng.random() < 0.8 else tuple(PAINTS)
     srgb = np.array(PAINTS[names[rng.integers(len(names))]]) / 255
     srgb = srgb * rng.uniform(0.88, 1.1) + rng.uniform(-0.02, 0.02, 3)
     return Finish(

@@ -121,19 +121,19 @@ def random_camera(
     Returns:
         The camera and its azimuth, in radians from the side; negative shows the nose.
     """
-    azimuth = float(rng.choice([-1.0, 1.0], p=[0.8, 0.2]) * rng.uniform(0.15, 0.70))
+    azimuth = float(rng.choice([-1.0, 1.0], p=[0.85, 0.15]) * rng.uniform(0.18, 0.62))
     distance = rng.uniform(7.5, 12.0) * max(1.0, body.length / 4.7)
     middle = np.array([body.length / 2, 0, 0])
     toward = np.array([math.sin(azimuth), math.cos(azimuth), 0])
     camera = Camera(
-        eye=middle + distance * toward + np.array([0, 0, rng.uniform(1.15, 2.0)]),
+        eye=middle + distance * toward + np.array([0, 0, rng.uniform(1.2, 1.9)]),
         right=np.array([-math.cos(azimuth), math.sin(azimuth), 0]),
         forward=-toward,
         mirror=float(rng.choice([-1.0, 1.0])),
     )
     seen = camera.project(np.concatenate([mesh.points, mesh.points * (1, 1, 0)]))
     low, high = seen.min(0), seen.max(0)
-    share = rng.uniform(0.78, 0.95)
+    share = rng.uniform(0.84, 0.96)
     scale = min(share * width / (high[0] - low[0]), 0.80 * height / (high[1] - low[1]))
     room_x = width - scale * (high[0] - low[0])
     room_y = height - scale * (high[1] - low[1])
