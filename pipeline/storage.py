@@ -6,6 +6,7 @@ temporary file first and created under its final name in one write, which such s
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -114,10 +115,15 @@ def list_folder(folder: str) -> dict[str, Entry]:
     if is_local(folder):
         if not os.path.isdir(folder):
             return {}
+        found = {}
         with os.scandir(folder) as entries:
-            return {
-                e.name: Entry(e.stat().st_size, e.stat().st_mtime) for e in entries if e.is_file()
-            }
+            for entry in entries:
+                # Another process may rename its temporary file between the listing and the look.
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file():
+                        status = entry.stat()
+                        found[entry.name] = Entry(status.st_size, status.st_mtime)
+        return found
     prefix = folder.rstrip("/") + "/"
     [result] = FileSystems.match([prefix + "*"])
     return {
@@ -137,30 +143,40 @@ def make_folder(folder: str) -> None:
 def publishing(path: str) -> Iterator[BinaryIO]:
     """Opens a temporary file for writing that becomes `path` when the block ends without error.
 
-    Nothing is left of it when the block raises. A process killed inside the block leaves a file
-    whose name begins with `TEMPORARY_PREFIX`, which `remove_temporaries` removes.
+    Nothing is left of it when the block raises. On a local disk, a process killed inside the block
+    leaves a file whose name begins with `TEMPORARY_PREFIX`, which `remove_temporaries` removes.
     """
-    local = is_local(path)
-    folder, name = os.path.split(path) if local else (tempfile.gettempdir(), path.split("/")[-1])
+    if not is_local(path):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target:
+                shutil.copyfileobj(file, target, 1 << 20)
+        return
+    folder, name = os.path.split(path)
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
+            _lock(file)
             yield file
-            if local:
-                # Otherwise a power cut can leave the final name on a file without content.
-                file.flush()
-                os.fsync(file.fileno())
-        if local:
+            # Otherwise a power cut can leave the final name on a file without content.
+            file.flush()
+            os.fsync(file.fileno())
             os.replace(temporary, path)
-        else:
-            with (
-                open(temporary, "rb") as source,
-                FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target,
-            ):
-                shutil.copyfileobj(source, target, 1 << 20)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Locks an open file for as long as it is open; returns whether it was free."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def publish(path: str, content: str | bytes) -> None:
@@ -184,8 +200,15 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Removes what killed processes left half-written in a local folder by `publishing`."""
-    if is_local(folder):
-        remove(
-            join(folder, name) for name in list_folder(folder) if name.startswith(TEMPORARY_PREFIX)
-        )
+    """Removes what killed processes left half-written in a local folder by `publishing`.
+
+    What a living process writes is locked and stays, so that two runs may share a folder.
+    """
+    if not is_local(folder):
+        return
+    for name in list_folder(folder):
+        if name.startswith(TEMPORARY_PREFIX):
+            path = join(folder, name)
+            with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
+                if _lock(file):
+                    os.remove(path)
