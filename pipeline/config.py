@@ -115,6 +115,9 @@ class JobOptions:
         examples_per_shard: mean number of records a shard.
         max_reject_fraction: share of pictures that may be missing or bad, 0 to 1.
         overwrite: whether to replace an earlier result with other options or input.
+
+    Raises:
+        ValueError: when made, if a value is impossible.
     """
 
     data_dir: str
@@ -125,6 +128,9 @@ class JobOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        for flag in ("data_dir", "output_dir"):
+            if not getattr(self, flag):
+                raise ValueError(f"--{flag} is empty; give a folder")
         if self.examples_per_shard < 1:
             raise ValueError(
                 f"--examples_per_shard is {self.examples_per_shard}; it must be 1 or more"

@@ -68,7 +68,8 @@ def check_budget(rejected: int, total: int, max_fraction: float, where: str) -> 
     Raises:
         TooManyRejectsError: if `rejected` is more than `max_fraction` of `total`.
     """
-    if rejected > max_fraction * total:
+    # Not rejected > max_fraction * total: 0.29 * 100 is less than 29.
+    if rejected and rejected / total > max_fraction:
         raise TooManyRejectsError(
             f"{rejected:,} of {total:,} pictures ({rejected / total:.1%}) are missing or bad; "
             f"--max_reject_fraction={max_fraction} allows {max_fraction:.1%}. {where}"

@@ -54,3 +54,9 @@ def test_picture_options_survive_json(options):
 def test_impossible_job_options_name_the_flag_and_the_value(options, told):
     with pytest.raises(ValueError, match=told):
         JobOptions("in", "out", **options)
+
+
+@pytest.mark.parametrize("folders", [("", "out"), ("data", "")])
+def test_an_empty_folder_is_not_taken_for_the_current_one(folders):
+    with pytest.raises(ValueError, match="_dir is empty; give a folder"):
+        JobOptions(*folders)

@@ -35,3 +35,8 @@ def test_jsonl_is_sorted_by_id_and_keeps_every_letter():
 def test_a_bad_image_error_crosses_process_borders():
     error = pickle.loads(pickle.dumps(BadImageError("truncated", "at byte 7")))
     assert (error.reason, error.detail) == ("truncated", "at byte 7")
+
+
+def test_a_share_that_is_exactly_allowed_passes():
+    for percent in range(101):  # 0.29 * 100 is less than 29
+        check_budget(percent, 100, float(f"{percent / 100:.2f}"), "")
