@@ -29,10 +29,13 @@ def finish(output_dir: str, plan: Plan, max_reject_fraction: float) -> None:
     """Commits a run whose shards are all written.
 
     Raises:
-        IncompleteError: if a shard lacks its sidecar.
+        PlanError: if another plan has taken the folder over.
+        IncompleteError: if a shard lacks its file or its sidecar.
         TooManyRejectsError: if the reject budget is spent; `rejects.jsonl` is there then.
     """
-    sidecars = {name: _read_split(output_dir, plan, name) for name in plan.splits}
+    plans.require_claim(output_dir, plan)
+    files = storage.list_folder(output_dir)
+    sidecars = {name: _read_split(output_dir, plan, name, files) for name in plan.splits}
     every = [sidecar for split in sidecars.values() for sidecar in split]
     rejects = plans.read_missing(output_dir) + [r for s in every for r in s.rejects]
 
@@ -75,11 +78,19 @@ def check_rejects(
     )
 
 
-def _read_split(output_dir: str, plan: Plan, split: str) -> list[Sidecar]:
+def _read_split(
+    output_dir: str, plan: Plan, split: str, files: dict[str, storage.Entry]
+) -> list[Sidecar]:
     sidecars = []
     for shard in plan.shards(split):
         sidecar = read_sidecar(output_dir, shard)
-        if sidecar is None or sidecar.fingerprint != plan.fingerprint:
+        file = files.get(shard.file_name)
+        if (
+            sidecar is None
+            or sidecar.fingerprint != plan.fingerprint
+            or file is None
+            or file.size != sidecar.bytes
+        ):
             raise IncompleteError(
                 f"{storage.join(output_dir, shard.file_name)} is not finished; "
                 "run the same command again to make it"

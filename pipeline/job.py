@@ -21,6 +21,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline import plan as plans
+from pipeline import storage
 from pipeline.convert import Converted, Converter
 from pipeline.finish import finish
 from pipeline.listing import CarImage
@@ -106,6 +107,7 @@ class WriteShard(beam.DoFn):
         if read_finished(self._output_dir, shard, self._plan.fingerprint):
             self._skipped.inc()
         else:
+            plans.require_claim(self._output_dir, self._plan)
             start = time.monotonic()
             sidecar = write(
                 self._output_dir,
@@ -144,5 +146,7 @@ def run(
     """
     named = beam_options.view_as(StandardOptions).runner
     pipeline = beam.Pipeline(runner=named or local_runner(), options=beam_options)
-    pipeline | Preprocess(output_dir, plan, max_reject_fraction)
+    # Workers of another engine may run in another folder.
+    absolute = os.path.abspath(output_dir) if storage.is_local(output_dir) else output_dir
+    pipeline | Preprocess(absolute, plan, max_reject_fraction)
     pipeline.run().wait_until_finish()

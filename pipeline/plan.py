@@ -190,11 +190,12 @@ def make(listing: Listing, picture: PictureOptions, examples_per_shard: int) -> 
 
 def _versions(picture: PictureOptions) -> dict[str, str]:
     """Returns the versions of the libraries whose change can change a byte."""
-    kmeans = "scikit-learn" if picture.quantizer == "sklearn" else "numba"
     libraries = ["numpy", "pillow", "protobuf", "tensorflow-datasets"]
-    return {
-        name: version(name) for name in sorted([*libraries, *([kmeans] * (picture.colors > 0))])
-    }
+    if picture.colors:
+        libraries.append("numba")
+        if picture.quantizer == "sklearn":
+            libraries.append("scikit-learn")
+    return {name: version(name) for name in sorted(libraries)}
 
 
 def _identity(image: CarImage) -> str:
@@ -249,14 +250,25 @@ def read(output_dir: str) -> Plan | None:
 
     Raises:
         PlanError: if `preprocessing.json` is there and cannot be understood.
+        OSError: if it cannot be read, or `output_dir` is a file.
     """
     path = storage.join(output_dir, PREPROCESSING)
     try:
         return Plan.from_json(json.loads(storage.read_text(path)))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} is not understood: {error}; choose another folder") from error
+
+
+def require_claim(output_dir: str, plan: Plan) -> None:
+    """Raises PlanError if another plan has taken the folder over since `claim`.
+
+    A job may go on where nobody looks, as on Dataflow, while somebody overwrites its output.
+    """
+    claimed = read(output_dir)
+    if claimed is None or claimed.fingerprint != plan.fingerprint:
+        raise PlanError(f"{output_dir} was taken over by another run; this one stops")
 
 
 def claim(options: JobOptions, plan: Plan, listing: Listing) -> None:
@@ -267,6 +279,7 @@ def claim(options: JobOptions, plan: Plan, listing: Listing) -> None:
 
     Raises:
         PlanError: if the folder holds another plan, or a data set of another program.
+        OSError: if the folder cannot be written.
     """
     output_dir = options.output_dir
     earlier = read(output_dir)
@@ -284,8 +297,7 @@ def claim(options: JobOptions, plan: Plan, listing: Listing) -> None:
             )
         _remove_output(output_dir, earlier)
     storage.make_folder(storage.join(output_dir, SIDECAR_FOLDER))
-    storage.remove_temporaries(output_dir)
-    storage.remove_temporaries(storage.join(output_dir, SIDECAR_FOLDER))
+    remove_temporaries(output_dir)
     _withdraw_if_incomplete(output_dir, plan)
     rows = _sorted(listing.images)
     for index in range(plan.manifests):
@@ -297,6 +309,12 @@ def claim(options: JobOptions, plan: Plan, listing: Listing) -> None:
         storage.join(output_dir, PREPROCESSING),
         json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n",
     )
+
+
+def remove_temporaries(output_dir: str) -> None:
+    """Removes what killed runs left half-written in an output folder."""
+    storage.remove_temporaries(output_dir)
+    storage.remove_temporaries(storage.join(output_dir, SIDECAR_FOLDER))
 
 
 def _withdraw_if_incomplete(output_dir: str, plan: Plan) -> None:
@@ -324,6 +342,14 @@ def _difference(output_dir: str, earlier: Plan, plan: Plan, listing: Listing) ->
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
+    if len(earlier.class_names) == len(plan.class_names):
+        told += [
+            f"class {label} was {was!r}, is now {now!r}"
+            for label, (was, now) in enumerate(
+                zip(earlier.class_names, plan.class_names, strict=True)
+            )
+            if was != now
+        ][:1]
     if earlier.input_sha256 != plan.input_sha256:
         told.append(_input_difference(output_dir, earlier, listing))
     return "; ".join(told)
@@ -342,9 +368,12 @@ def _flat(plan: Plan) -> dict[str, Any]:
 
 def _input_difference(output_dir: str, earlier: Plan, listing: Listing) -> str:
     old: dict[str, str] = {}
-    for index in range(earlier.manifests):
-        for image in read_manifest(manifest_path(output_dir, index)):
-            old[image.id] = _identity(image)
+    try:
+        for index in range(earlier.manifests):
+            for image in read_manifest(manifest_path(output_dir, index)):
+                old[image.id] = _identity(image)
+    except FileNotFoundError:  # a run that was to replace the folder was killed at that
+        return "the input differs"
     new = {image.id: _identity(image) for image in listing.images}
     changed = sorted(id for id in old.keys() & new.keys() if old[id] != new[id])
     gone, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())

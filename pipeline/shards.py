@@ -112,12 +112,15 @@ def shard_of(id: str, count: int) -> int:
 
 
 def read_sidecar(output_dir: str, shard: Shard) -> Sidecar | None:
-    """Returns the sidecar of a shard, or None where there is none yet."""
+    """Returns the sidecar of a shard, or None where there is none yet, or none that is whole."""
     try:
-        text = storage.read_text(storage.join(output_dir, shard.sidecar_name))
+        data = storage.read_bytes(storage.join(output_dir, shard.sidecar_name))
     except FileNotFoundError:
         return None
-    return Sidecar.from_json(json.loads(text))
+    try:
+        return Sidecar.from_json(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_finished(output_dir: str, shard: Shard, fingerprint: str) -> Sidecar | None:

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from pipeline import finish, layouts, shards
 from pipeline.config import PictureOptions
-from pipeline.plan import Plan
+from pipeline.plan import Plan, PlanError
 from pipeline.rejects import TooManyRejectsError
 from pipeline.shards import Sidecar
 from tests.pipeline import folders
@@ -151,3 +151,22 @@ def test_the_summary_of_a_split_is_the_sum_of_its_shards(data_dir, tmp_path):
     assert (summary.records, summary.shards, summary.bytes) == (12, 3, sum(sizes))
     assert summary.statistics.pictures == 12
     assert np.isfinite(summary.statistics.psnr())
+
+
+@pytest.mark.parametrize("size", [None, 0])
+def test_nothing_is_committed_when_a_shard_is_gone_or_cut_off(data_dir, tmp_path, size):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    lost = plan.shards("train")[1]
+    path = pathlib.Path(output_dir, lost.file_name)
+    path.unlink() if size is None else path.write_bytes(b"")
+    with pytest.raises(finish.IncompleteError, match=lost.file_name):
+        finish.finish(output_dir, plan, 0.0)
+    assert not os.path.exists(os.path.join(output_dir, "dataset_info.json"))
+
+
+def test_a_run_whose_folder_was_taken_over_commits_nothing(data_dir, tmp_path):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    folders.claimed(data_dir, output_dir, PictureOptions(image_size=24), overwrite=True)
+    with pytest.raises(PlanError, match="taken over"):
+        finish.finish(output_dir, plan, 0.0)
+    assert not os.path.exists(os.path.join(output_dir, "rejects.jsonl"))

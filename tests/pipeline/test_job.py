@@ -4,12 +4,12 @@ import pathlib
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import job, layouts, shards, storage
+from pipeline import job, layouts, shards, storage, verify
 from pipeline.config import PictureOptions
 from pipeline.convert import Converter
-from pipeline.plan import Plan
+from pipeline.plan import Plan, PlanError
 from pipeline.rejects import to_jsonl
-from tests.pipeline import folders
+from tests.pipeline import folders, object_store
 
 IN_PROCESS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 TWO_WORKERS = ["--direct_num_workers=2"]
@@ -145,3 +145,35 @@ def test_every_encoding_and_quantizer_commits(tmp_path, picture):
     data_dir = folders.draw(tmp_path / "data", train=4, test=2)
     run(data_dir, str(tmp_path / "out"), picture=picture)
     assert os.path.exists(tmp_path / "out" / "dataset_info.json")
+
+
+def test_a_run_whose_folder_was_taken_over_writes_no_shard(data_dir, tmp_path):
+    output_dir = str(tmp_path / "out")
+    old = folders.claimed(data_dir, output_dir)
+    folders.claimed(data_dir, output_dir, PictureOptions(image_size=24), overwrite=True)
+    before = content(output_dir)
+    with pytest.raises(PlanError, match="taken over by another run"):
+        job.run(output_dir, old, 0.0, PipelineOptions(IN_PROCESS))
+    assert content(output_dir) == before
+
+
+def test_the_job_fills_an_object_store_as_it_fills_a_folder(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_store, "OBJECTS", {})
+    for _ in range(2):  # the second time it finds everything finished
+        run(data_dir, "fake://bucket/out")
+    run(data_dir, str(tmp_path / "out"))
+    stored = {
+        name.removeprefix("fake://bucket/out/"): data
+        for name, data in object_store.OBJECTS.items()
+        if "manifest-" not in name
+    }
+    assert stored == content(str(tmp_path / "out"))
+    assert list(verify.verify("fake://bucket/out")) == []
+
+
+def test_a_relative_folder_is_the_same_for_every_worker(data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    committed = []
+    monkeypatch.setattr(job, "finish", lambda output_dir, *_: committed.append(output_dir))
+    run(data_dir, "out")
+    assert committed == [str(tmp_path / "out")]

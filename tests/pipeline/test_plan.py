@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline import layouts, plan
-from pipeline.config import PictureOptions
+from pipeline.config import JobOptions, PictureOptions
 from pipeline.listing import CarImage
 from pipeline.plan import PlanError
 from tests.pipeline import folders
@@ -172,7 +172,9 @@ def test_a_missing_shard_withdraws_the_commit_until_it_is_made_again(data_dir, o
     assert not os.path.exists(os.path.join(output_dir, "dataset_info.json"))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 99}', '{"format_version": 1}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format_version": 99}', '{"format_version": 1}', "\xff"]
+)
 def test_a_plan_that_is_not_understood_names_the_file(output_dir, text):
     os.makedirs(output_dir)
     with open(os.path.join(output_dir, "preprocessing.json"), "w") as file:
@@ -186,3 +188,56 @@ def test_a_split_has_thumbnails_for_a_contact_sheet(data_dir, count, thumbnails)
     made = plan.make(layouts.find(data_dir), SMALL, 5)
     assert made.thumbnails(plan.Shard("train", 0, count)) == thumbnails
     assert made.thumbnails(plan.Shard("train", 1000, 100_000)) == 0
+
+
+def test_a_claim_holds_until_another_run_takes_over(data_dir, output_dir):
+    made = folders.claimed(data_dir, output_dir)
+    plan.require_claim(output_dir, made)
+    folders.claimed(data_dir, output_dir, PictureOptions(image_size=24), overwrite=True)
+    with pytest.raises(PlanError, match="taken over by another run"):
+        plan.require_claim(output_dir, made)
+    os.remove(os.path.join(output_dir, "preprocessing.json"))
+    with pytest.raises(PlanError, match="taken over by another run"):
+        plan.require_claim(output_dir, made)
+
+
+def test_a_folder_half_removed_is_refused_and_can_be_overwritten(data_dir, output_dir):
+    folders.claimed(data_dir, output_dir)
+    os.remove(plan.manifest_path(output_dir, 0))
+    with open(os.path.join(data_dir, "train", folders.CLASSES[0], "00099.jpg"), "wb") as file:
+        file.write(folders.jpeg(99))
+    with pytest.raises(PlanError, match="the input differs"):
+        folders.claimed(data_dir, output_dir)
+    assert folders.claimed(data_dir, output_dir, overwrite=True) == plan.read(output_dir)
+
+
+def test_a_class_of_another_name_is_named(data_dir, output_dir):
+    made = folders.claimed(data_dir, output_dir)
+    listing = layouts.find(data_dir)
+    renamed = dataclasses.replace(listing, class_names=(*listing.class_names[:-1], "Delta"))
+    other = plan.make(renamed, SMALL, made.examples_per_shard)
+    with pytest.raises(PlanError, match="class 2 was 'Gamma Three Van 2003', is now 'Delta'"):
+        plan.claim(JobOptions(data_dir, output_dir), other, renamed)
+
+
+@pytest.mark.parametrize(
+    ("options", "libraries"),
+    [
+        ({}, {"numba"}),
+        ({"quantizer": "sklearn"}, {"numba", "scikit-learn"}),  # it assigns by the same kernels
+        ({"colors": 0, "encoding": "rgb"}, set()),
+    ],
+)
+def test_versions_are_of_the_libraries_that_touch_the_bytes(data_dir, options, libraries):
+    made = plan.make(layouts.find(data_dir), PictureOptions(image_size=16, **options), 5)
+    always = {"numpy", "pillow", "protobuf", "tensorflow-datasets"}
+    assert made.versions.keys() == always | libraries
+
+
+def test_what_killed_runs_left_is_removed_at_the_next_claim(data_dir, output_dir):
+    folders.claimed(data_dir, output_dir)
+    for name in (".tmp-shard", "_shards/.tmp-sidecar"):
+        with open(os.path.join(output_dir, name), "w") as file:
+            file.write("half")
+    folders.claimed(data_dir, output_dir)
+    assert not [name for _, _, names in os.walk(output_dir) for name in names if ".tmp" in name]

@@ -120,3 +120,10 @@ def test_an_empty_shard_is_written_all_the_same(tmp_path):
 def test_ids_of_other_languages_have_a_shard():
     image = CarImage("train/車/é 1", "train", "", "", 0, None, 0, 0.0)
     assert 0 <= shards.shard_of(image.id, 5) < 5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff"])
+def test_a_shard_whose_sidecar_is_broken_is_not_finished(tmp_path, images, text):
+    write(tmp_path, images)
+    (tmp_path / "out" / SHARD.sidecar_name).write_bytes(text.encode("latin-1"))
+    assert shards.read_finished(str(tmp_path / "out"), SHARD, "f") is None
