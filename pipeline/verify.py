@@ -7,8 +7,9 @@ the shard and at the place that its id demands, with the label that the manifest
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -19,8 +20,10 @@ from pipeline.config import PACKED_ROWS
 from pipeline.listing import CarImage
 from pipeline.plan import Plan
 from pipeline.quantize import LUMA_WEIGHTS
-from pipeline.records import UInt8, decode, unpack
+from pipeline.records import UInt8, decode, features, unpack
 from pipeline.shards import Shard, digest, read_sidecar, shard_of
+
+_T = TypeVar("_T")
 
 
 class UnverifiableError(ValueError):
@@ -35,17 +38,21 @@ def verify(output_dir: str, on_record: Callable[[], None] = lambda: None) -> Ite
         on_record: is called for each record read.
 
     Raises:
-        UnverifiableError: if the folder holds no plan, or the job has not committed.
+        UnverifiableError: if the folder holds no plan, the job has not committed, or a file that
+            tells what should be there cannot be read.
+        PlanError: if `preprocessing.json` cannot be understood.
+        OSError: if a file cannot be read.
     """
     plan = _committed_plan(output_dir)
-    lengths = _metadata_lengths(output_dir)
+    lengths = _read(storage.join(output_dir, plans.DATASET_INFO), _metadata_lengths)
     rows = {
         row.id: row
         for index in range(plan.manifests)
-        for row in plans.read_manifest(plans.manifest_path(output_dir, index))
+        for row in _read(plans.manifest_path(output_dir, index), _manifest)
     }
-    rejects = plans.read_rejects(storage.join(output_dir, plans.REJECTS))
+    rejects = _read(storage.join(output_dir, plans.REJECTS), plans.read_rejects)
     rejected = {reject.id for reject in rejects}
+    yield from _schema_problems(output_dir, plan)
     seen: set[str] = set()
     for split in plan.splits:
         counts = []
@@ -77,9 +84,35 @@ def _committed_plan(output_dir: str) -> Plan:
     return plan
 
 
-def _metadata_lengths(output_dir: str) -> dict[str, list[int]]:
-    info = json.loads(storage.read_text(storage.join(output_dir, plans.DATASET_INFO)))
+def _read(path: str, read: Callable[[str], _T]) -> _T:
+    try:
+        return read(path)
+    except FileNotFoundError as error:
+        raise UnverifiableError(
+            f"{path} is missing; the same preprocess command writes it again"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnverifiableError(
+            f"{path} is not understood: {error}; the same preprocess command writes it again"
+        ) from error
+
+
+def _metadata_lengths(path: str) -> dict[str, list[int]]:
+    info = json.loads(storage.read_text(path))
     return {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
+
+
+def _manifest(path: str) -> list[CarImage]:
+    return list(plans.read_manifest(path))
+
+
+def _schema_problems(output_dir: str, plan: Plan) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        features(plan.picture, plan.class_names).save_config(folder)
+        for name in (plans.FEATURES, plans.LABELS):
+            expected = storage.read_text(storage.join(folder, name))
+            if _read(storage.join(output_dir, name), storage.read_text) != expected:
+                yield f"{name}: is not what {plans.PREPROCESSING} demands"
 
 
 def _verify_shard(
@@ -93,7 +126,9 @@ def _verify_shard(
     name = shard.file_name
     sidecar = read_sidecar(output_dir, shard)
     if sidecar is None:
-        yield f"{name}: its sidecar {shard.sidecar_name} is missing"
+        yield f"{name}: its sidecar {shard.sidecar_name} is missing or broken"
+    elif sidecar.fingerprint != plan.fingerprint:
+        yield f"{name}: made by another run, with other options or input"
     previous = b""
     sha256 = hashlib.sha256()
     try:

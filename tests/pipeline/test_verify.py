@@ -206,3 +206,41 @@ def test_an_unfinished_folder_is_refused(made, tmp_path):
         list(verify.verify(output_dir))
     with pytest.raises(verify.UnverifiableError, match="not made by this program"):
         list(verify.verify(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["features.json", "label.labels.txt"])
+def test_a_schema_of_another_data_set_is_found(made, name):
+    output_dir, _ = made
+    with open(os.path.join(output_dir, name), "a") as file:
+        file.write("Delta\n")
+    assert f"{name}: is not what preprocessing.json demands" in problems(output_dir)
+
+
+def test_a_shard_of_another_run_is_found(made):
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    path = os.path.join(output_dir, shard.sidecar_name)
+    with open(path) as file:
+        sidecar = json.load(file)
+    with open(path, "w") as file:
+        json.dump({**sidecar, "fingerprint": "another"}, file)
+    assert f"{shard.file_name}: made by another run" in problems(output_dir)
+    with open(path, "w") as file:
+        file.write("{")
+    assert "is missing or broken" in problems(output_dir)
+
+
+@pytest.mark.parametrize(
+    "name", ["dataset_info.json", "rejects.jsonl", "_shards/manifest-00000.jsonl", "features.json"]
+)
+def test_a_broken_or_missing_list_of_what_should_be_there_is_named(made, name):
+    output_dir, _ = made
+    path = os.path.join(output_dir, name)
+    if name != "features.json":
+        with open(path, "w") as file:
+            file.write('{"half')
+        with pytest.raises(verify.UnverifiableError, match=f"{name} is not understood"):
+            list(verify.verify(output_dir))
+    os.remove(path)
+    with pytest.raises(verify.UnverifiableError, match=f"{name}"):
+        list(verify.verify(output_dir))
