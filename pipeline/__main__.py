@@ -1,26 +1,36 @@
 """The command line: python -m pipeline preprocess | verify | sample."""
 
 import argparse
+import builtins
+import contextlib
 import difflib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.config import Crop, Encoding, Fit, JobOptions, PictureOptions, Quantizer
 
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipeline.plan import Plan
+
 EXIT_WRONG = 1  # verify found something; the job failed
 EXIT_USAGE = 2  # impossible options, unusable input
 EXIT_INTERRUPTED = 130
 ALL_CORES = "--direct_num_workers=0"  # Beam's own default is one
+LOCAL_RUNNERS = (None, "FnApiRunner", "DirectRunner")
+_RESUME = "the same command continues from the shards that are finished"
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,11 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     command: Callable[[argparse.Namespace, list[str]], int] = arguments.command
+    del arguments.command
     if rest and command is not _preprocess:
-        parser.error(_unknown(rest))
+        parser.error(_unknown(rest, vars(arguments)))
     # Beam tells the root logger of every optional package that is not installed.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    return command(arguments, rest)
+    try:
+        return command(arguments, rest)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,9 +85,13 @@ def _add_preprocess(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(command=_preprocess)
-    picture, job = PictureOptions(), JobOptions("", "")
-    parser.add_argument("--data_dir", required=True, help="pictures and annotations; may be gs://")
-    parser.add_argument("--output_dir", required=True, help="folder of the shards; may be gs://")
+    picture, job = PictureOptions, JobOptions
+    for flag, help in (
+        ("data_dir", "pictures and annotations; may be gs://"),
+        ("output_dir", "folder of the shards; may be gs://"),
+    ):
+        # The shell leaves the ~ of --output_dir=~/cars as it is.
+        parser.add_argument(f"--{flag}", required=True, type=os.path.expanduser, help=help)
     _add(parser, "layout", job.layout, "auto, or one of the names in the README")
     _add(parser, "crop", picture.crop, "box: cut each picture to its box", choices=get_args(Crop))
     _add(
@@ -108,7 +127,7 @@ def _add_verify(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(command=_verify)
-    parser.add_argument("output_dir", help="folder that preprocess wrote")
+    parser.add_argument("output_dir", metavar="OUT", help="folder that preprocess wrote")
 
 
 def _add_sample(commands: Any) -> None:
@@ -122,7 +141,7 @@ def _add_sample(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(command=_sample)
-    parser.add_argument("output_dir", help="a new or empty folder")
+    parser.add_argument("output_dir", metavar="OUT", help="a new or empty folder")
     _add(parser, "layout", options.layout, "which real layout", choices=LAYOUTS)
     _add(parser, "train", options.train, "training pictures of each class")
     _add(parser, "test", options.test, "test pictures of each class")
@@ -135,16 +154,12 @@ def _add_sample(commands: Any) -> None:
 
 def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
     # Here and not above: `--help` and `verify` need not wait for Beam.
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from pipeline import finish, job, layouts, plan, progress, rejects, report, shards, storage
+    from pipeline import job, layouts, plan, progress, rejects, storage
 
     try:
         picture = _picture_options(arguments)
         options = _make(JobOptions, arguments)
-        if not any(flag.startswith("--runner") for flag in beam_flags):
-            beam_flags = [ALL_CORES, *beam_flags]
-            _refuse_unknown(beam_flags, PipelineOptions)
+        beam_options = _beam_options(beam_flags, vars(arguments))
         listing = layouts.find(options.data_dir, options.layout)
         out.print(layouts.table(listing))
         for note in listing.notes:
@@ -160,37 +175,88 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
     except (ValueError, rejects.TooManyRejectsError) as error:
         err.print(f"error: {error}", markup=False)
         return EXIT_USAGE
+    except OSError as error:
+        err.print(f"error: --output_dir={arguments.output_dir}: {error}", markup=False)
+        return EXIT_USAGE
     del listing
     start = time.monotonic()
-    threading.excepthook = _tell_late
-    signal.signal(signal.SIGINT, lambda *_: _leave(options.output_dir))
     try:
-        with progress.progress(options.output_dir, made, err):
-            job.run(
-                options.output_dir, made, options.max_reject_fraction, PipelineOptions(beam_flags)
-            )
-    except RuntimeError:
-        # Beam hands on a worker's error as text inside a RuntimeError; if it was the budget,
-        # say that in a line, else show all of it.
-        sidecars = [shards.read_sidecar(options.output_dir, shard) for shard in made.all_shards()]
+        with (
+            _leaving_at_interrupt(options.output_dir),
+            progress.progress(options.output_dir, made, err) as resumed,
+        ):
+            job.run(options.output_dir, made, options.max_reject_fraction, beam_options)
+    except (RuntimeError, plan.PlanError) as error:
+        told = _why_it_failed(error, options, made)
+        if told is None:
+            raise
+        err.print(f"error: {told}", markup=False)
+        return EXIT_WRONG
+    plan.remove_temporaries(options.output_dir)
+    if not storage.exists(storage.join(options.output_dir, plan.DATASET_INFO)):
+        out.print(
+            f"handed over; {options.output_dir} is finished when {plan.DATASET_INFO} is there",
+            markup=False,
+        )
+        return 0
+    _summarize(options.output_dir, made.found, resumed, time.monotonic() - start)
+    return 0
+
+
+def _summarize(output_dir: str, found: int, resumed: int, seconds: float) -> None:
+    from pipeline import plan, report, storage
+
+    made_report = json.loads(storage.read_text(storage.join(output_dir, plan.REPORT_JSON)))
+    out.print(report.summary(made_report))
+    rate = (found - resumed) / seconds
+    earlier = f"; {resumed:,} were done before" if resumed else ""
+    out.print(
+        f"{found - resumed:,} pictures in {seconds:.1f} s ({rate:,.0f} a second){earlier}\n"
+        f"data set: {output_dir}\n"
+        f"report:   {storage.join(output_dir, plan.REPORT_HTML)}",
+        markup=False,
+    )
+
+
+def _why_it_failed(error: Exception, options: JobOptions, made: "Plan") -> str | None:
+    """Returns a failed job's reason in a line; None if only a traceback tells it.
+
+    Beam hands a worker's error on as it is or as a RuntimeError that holds the traceback as text.
+    """
+    from pipeline import finish, plan, rejects, shards
+
+    sidecars = [
+        shards.read_finished(options.output_dir, shard, made.fingerprint)
+        for shard in made.all_shards()
+    ]
+    if all(sidecars):  # then it was the last step that failed
         left_out = plan.read_missing(options.output_dir)
         left_out += [reject for sidecar in sidecars if sidecar for reject in sidecar.rejects]
         try:
             finish.check_rejects(made, left_out, options.max_reject_fraction, options.output_dir)
-        except rejects.TooManyRejectsError as error:
-            err.print(f"error: {error}", markup=False)
-            return EXIT_WRONG
-        raise
-    seconds = time.monotonic() - start
-    made_report = json.loads(storage.read_text(storage.join(options.output_dir, plan.REPORT_JSON)))
-    out.print(report.summary(made_report))
-    out.print(
-        f"{made.found:,} pictures in {seconds:.1f} s ({made.found / seconds:,.0f} a second)\n"
-        f"data set: {options.output_dir}\n"
-        f"report:   {storage.join(options.output_dir, plan.REPORT_HTML)}",
-        markup=False,
-    )
-    return 0
+        except rejects.TooManyRejectsError as too_many:
+            return str(too_many)
+    last = f"{type(error).__name__}: {error}".strip().split("\n")[-1]
+    if "Channel closed prematurely" in last:
+        return f"a worker process was killed, or ran out of memory; {_RESUME}"
+    pattern = r"(?:RuntimeError: )*(?:\w+\.)*(\w+): (.*?)( \[while running '.*'\])?"
+    raised = re.fullmatch(pattern, last)
+    if raised and issubclass(getattr(builtins, raised[1], object), OSError):
+        return f"{raised[2]}; {_RESUME}"
+    if raised and raised[1] in (plan.PlanError.__name__, finish.IncompleteError.__name__):
+        return raised[2]
+    return None
+
+
+@contextlib.contextmanager
+def _leaving_at_interrupt(output_dir: str) -> Iterator[None]:
+    hook, threading.excepthook = threading.excepthook, _tell_late
+    handler = signal.signal(signal.SIGINT, lambda *_: _leave(output_dir))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        threading.excepthook = hook
 
 
 def _tell_late(error: threading.ExceptHookArgs) -> None:
@@ -207,12 +273,12 @@ def _leave(output_dir: str) -> None:
 
     Not by KeyboardInterrupt: Beam would wait for workers that are gone.
     """
-    from pipeline import storage
+    from pipeline import plan
 
     time.sleep(0.2)  # in a terminal the workers get the same Ctrl-C; let them go first
-    storage.remove_temporaries(output_dir)
+    plan.remove_temporaries(output_dir)
     err.show_cursor()
-    err.print("interrupted; the same command continues from the shards that are finished")
+    err.print(f"interrupted; {_RESUME}")
     os._exit(EXIT_INTERRUPTED)
 
 
@@ -229,23 +295,59 @@ def _picture_options(arguments: argparse.Namespace) -> PictureOptions:
     return made
 
 
-def _refuse_unknown(flags: list[str], pipeline_options: Any) -> None:
-    """Raises ValueError for a flag that neither this program nor Beam knows.
+class _BeamParser(argparse.ArgumentParser):
+    """Raises what is wrong; argparse would print the usage of 250 options and exit."""
 
-    Only for the local engine: other runners take options of their own that Beam passes on.
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _beam_options(flags: list[str], own: Iterable[str]) -> "PipelineOptions":
+    """Returns the options of Beam; without a runner they are for all cores of this machine.
+
+    Args:
+        flags: those that are not this program's own.
+        own: names of this program's own flags.
+
+    Raises:
+        ValueError: for a value that Beam refuses, and for a flag that neither this program nor Beam
+            knows. Runners of clusters take more options than Beam knows here; for those only what
+            looks like a misspelt flag of this program is refused.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    for options in pipeline_options.__subclasses__():
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.runner import create_runner
+
+    parser = _BeamParser(allow_abbrev=False, add_help=False)
+    for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)  # documented by Beam as the hook for new options
-    _, unknown = parser.parse_known_args(flags)
-    if unknown:
-        raise ValueError(_unknown(unknown))
+    known, unknown = parser.parse_known_args(flags)
+    if known.runner in LOCAL_RUNNERS:
+        if unknown:
+            raise ValueError(_unknown(unknown, [*own, *vars(known)]))
+    elif misspelt := [f for f in unknown if f.startswith("--") and _near(f, own)]:
+        raise ValueError(_unknown(misspelt, own))
+    if known.runner is None:
+        return PipelineOptions([ALL_CORES, *flags])
+    made = PipelineOptions(flags)
+    try:
+        problems = PipelineOptionsValidator(made, create_runner(known.runner)).validate()
+    except ImportError as error:
+        raise ValueError(f"--runner={known.runner}: {error}") from error
+    if problems:
+        raise ValueError(" ".join(problems))
+    # Among them where to watch the job; the rest of Beam stays quiet.
+    logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
+    return made
 
 
-def _unknown(flags: list[str]) -> str:
-    name = flags[0].lstrip("-").split("=")[0]
-    known = [*PictureOptions.__dataclass_fields__, *JobOptions.__dataclass_fields__]
-    near = difflib.get_close_matches(name, known, n=1)
+def _near(flag: str, known: Iterable[str]) -> list[str]:
+    name = flag.lstrip("-").split("=")[0]
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+
+
+def _unknown(flags: list[str], known: Iterable[str]) -> str:
+    near = _near(flags[0], known)
     return f"unknown option {flags[0]}; " + (f"did you mean --{near[0]}?" if near else "see --help")
 
 
@@ -266,13 +368,14 @@ def _verify(arguments: argparse.Namespace, _: list[str]) -> int:
             for problem in verify(arguments.output_dir, count):
                 problems += 1
                 out.print(problem, markup=False)
-    except (UnverifiableError, PlanError) as error:
+    except (UnverifiableError, PlanError, OSError) as error:
         err.print(f"error: {error}", markup=False)
         return EXIT_WRONG
+    told = f"{records:,} records of {arguments.output_dir}"
     if problems:
-        err.print(f"{problems:,} problems in {records:,} records of {arguments.output_dir}")
+        err.print(f"{problems:,} problems in {told}", markup=False)
         return EXIT_WRONG
-    out.print(f"{records:,} records of {arguments.output_dir} are as they should be")
+    out.print(f"{told} are as they should be", markup=False)
     return 0
 
 
@@ -284,7 +387,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> int:
         with Progress(console=err, transient=True) as bar:
             task = bar.add_task("drawing", total=None)
             summary = draw(arguments.output_dir, options, lambda: bar.advance(task))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         err.print(f"error: {error}", markup=False)
         return EXIT_USAGE
     drawn = "drawn" if summary.drawn else "is there already, as asked for"

@@ -18,33 +18,49 @@ LINE_SECONDS = 10.0  # between two lines of a log
 
 
 class _Watch:
-    """Counts pictures and rejects in the sidecars of one plan, reading each sidecar once."""
+    """Counts pictures and rejects in the sidecars of one plan, reading each sidecar once.
+
+    Attributes:
+        done: pictures written or rejected.
+        rejects: pictures rejected.
+        resumed: what `done` was at first: the work of earlier runs.
+    """
 
     def __init__(self, output_dir: str, plan: Plan) -> None:
         self._output_dir, self._plan = output_dir, plan
         self._waiting = {shard.sidecar_name.split("/")[-1]: shard for shard in plan.all_shards()}
-        self.pictures = self.rejects = 0
+        self.done = self.rejects = 0
+        self.update()
+        self.resumed = self.done
 
     def update(self) -> None:
+        with contextlib.suppress(OSError):  # a look that failed is made up for by the next
+            self._read_new()
+
+    def _read_new(self) -> None:
         files = storage.list_folder(storage.join(self._output_dir, SIDECAR_FOLDER))
         for name in files.keys() & self._waiting.keys():
             sidecar = read_sidecar(self._output_dir, self._waiting[name])
             if sidecar is not None and sidecar.fingerprint == self._plan.fingerprint:
                 del self._waiting[name]
-                self.pictures += sidecar.records
+                self.done += sidecar.records + len(sidecar.rejects)
                 self.rejects += len(sidecar.rejects)
 
 
 @contextlib.contextmanager
-def progress(output_dir: str, plan: Plan, console: Console) -> Iterator[None]:
-    """Shows the progress of a running job: a live bar in a terminal, plain lines in a log."""
+def progress(output_dir: str, plan: Plan, console: Console) -> Iterator[int]:
+    """Shows the progress of a running job: a live bar in a terminal, plain lines in a log.
+
+    Yields:
+        The number of pictures that earlier runs have done.
+    """
     stop = threading.Event()
     watch = _Watch(output_dir, plan)
     show = _show_bar if console.is_terminal else _show_lines
     thread = threading.Thread(target=show, args=(watch, plan.found, console, stop), daemon=True)
     thread.start()
     try:
-        yield
+        yield watch.resumed
     finally:
         stop.set()
         thread.join()
@@ -60,31 +76,26 @@ def _show_bar(watch: _Watch, total: int, console: Console, stop: threading.Event
         TextColumn("{task.fields[rejects]:,} rejected"),
     )
     with Progress(*columns, console=console) as bar:
-        watch.update()
-        resumed, start = watch.pictures + watch.rejects, time.monotonic()
-        task = bar.add_task("pictures", total=total, completed=resumed, rejects=0, rate="")
-        while True:
-            done = watch.pictures + watch.rejects
-            rate = (done - resumed) / max(time.monotonic() - start, 1e-9)
-            told = f"{rate:,.0f}/s" if done > resumed else ""
-            bar.update(task, completed=done, rejects=watch.rejects, rate=told)
-            if stop.wait(_poll_seconds(watch)):
-                break
+        start = time.monotonic()
+        task = bar.add_task("pictures", total=total, completed=watch.resumed, rejects=0, rate="")
+        ended = False
+        while not ended:
+            ended = stop.wait(_poll_seconds(watch))
             watch.update()
-        watch.update()
-        bar.update(task, completed=watch.pictures + watch.rejects, rejects=watch.rejects)
+            rate = (watch.done - watch.resumed) / (time.monotonic() - start)
+            told = f"{rate:,.0f}/s" if rate else ""
+            bar.update(task, completed=watch.done, rejects=watch.rejects, rate=told)
 
 
 def _show_lines(watch: _Watch, total: int, console: Console, stop: threading.Event) -> None:
-    watch.update()
-    resumed, start = watch.pictures + watch.rejects, time.monotonic()
+    start = time.monotonic()
     while not stop.wait(max(LINE_SECONDS, _poll_seconds(watch))):
         watch.update()
-        done, seconds = watch.pictures + watch.rejects, time.monotonic() - start
-        rate = (done - resumed) / seconds
-        left = f", {(total - done) / rate:,.0f} s left" if rate else ""
+        rate = (watch.done - watch.resumed) / (time.monotonic() - start)
+        left = f", {(total - watch.done) / rate:,.0f} s left" if rate else ""
         console.print(
-            f"{done:,} of {total:,} pictures, {rate:,.0f}/s{left}, {watch.rejects:,} rejected",
+            f"{watch.done:,} of {total:,} pictures, {rate:,.0f}/s{left}, "
+            f"{watch.rejects:,} rejected",
             soft_wrap=True,
             highlight=False,
         )
