@@ -36,7 +36,7 @@ flag = $(if $($(1)),--$(2)=$($(1)))
 demo: venv ## main job: draw a sample, preprocess it, train, evaluate, predict
 	@$(RUN) pipeline sample $(DEMO)/sample --layout=devkit
 	@$(RUN) pipeline preprocess --data_dir=$(DEMO)/sample --output_dir=$(DEMO)/shards \
-		--image_size=72 --examples_per_shard=64
+		--image_size=64 --examples_per_shard=64
 	@$(RUN) pipeline verify $(DEMO)/shards
 	@$(RUN) trainer train --config=demo --data_dir=$(DEMO)/shards --model_dir=$(DEMO)/model
 	@$(RUN) trainer evaluate --data_dir=$(DEMO)/shards --model_dir=$(DEMO)/model
