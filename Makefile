@@ -82,6 +82,16 @@ predict: venv ## MODEL=folder IMAGE=some.jpg: the likeliest classes
 test: venv ## the tests
 	@$(RUN) pytest -q $(FLAGS)
 
+.PHONY: test-engines
+test-engines: venv ## the job on Flink, Prism, gs:// and as Dataflow runs it, on loopback
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
+	@$(RUN) pytest -q tests/engines $(FLAGS)
+
+.PHONY: test-flink
+test-flink: venv ## the job on a Flink cluster on loopback, one task manager killed
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
+	@$(RUN) pytest -q tests/engines/test_flink.py $(FLAGS)
+
 .PHONY: lint
 lint: venv ## ruff and mypy
 	@$(BIN)/ruff check
