@@ -176,9 +176,9 @@ def test_each_pixel_of_a_genuine_picture_goes_to_the_nearest_centre():
 
 @pytest.mark.parametrize("pixels", [FLAT, picture(200, 200)])
 def test_histograms_agree_with_numpy(pixels):
+    pixels = read_only(pixels)
     key = (pixels >> 2).astype(int) @ [1 << 12, 1 << 6, 1]
     distinct, counts = np.unique(key, return_counts=True)
-    pixels = read_only(pixels)
     keys, bins = histograms.histogram(pixels)
     np.testing.assert_array_equal(keys, distinct)
     np.testing.assert_array_equal(bins[:, 0], counts)
