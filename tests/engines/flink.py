@@ -145,6 +145,7 @@ def require_job_server() -> pathlib.Path:
             "mvn",
             "--batch-mode",
             "--quiet",
+            "-Dstyle.color=never",
             "dependency:copy",
             f"-Dartifact={artifact}",
             f"-DoutputDirectory={folder}",

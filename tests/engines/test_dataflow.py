@@ -21,7 +21,7 @@ INSTALL_SECONDS = 300
 UNREACHABLE = ("dns error", "error sending request", "Connection refused", "timed out")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as wide as the data, so that what is missing is asked first
 def bucket(tmp_path_factory):
     pytest.importorskip("gcp_storage_emulator", reason="pip install gcp-storage-emulator")
     pytest.importorskip("google.cloud.storage", reason="pip install 'apache-beam[gcp]'")

@@ -12,7 +12,7 @@ from tests.engines.launch import IN_PROCESS, ROOT, preprocess, shards
 OF_THE_INPUT = ("_shards/", "preprocessing.json", "report.")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as wide as the data, so that what is missing is asked first
 def bucket(tmp_path_factory):
     pytest.importorskip("gcp_storage_emulator", reason="pip install gcp-storage-emulator")
     pytest.importorskip("google.cloud.storage", reason="pip install 'apache-beam[gcp]'")

@@ -7,7 +7,7 @@ from tests.engines.prism import find_prism, run_prism
 from tests.engines.processes import run_worker_pool
 
 
-@pytest.fixture(scope="session")  # as wide as the data, so that it is asked first
+@pytest.fixture(scope="session")  # as wide as the data, so that what is missing is asked first
 def prism(tmp_path_factory):
     """The pool of workers, and the options that send a job to the engine and to them."""
     binary = find_prism()
