@@ -1,8 +1,8 @@
 """How the kernels are compiled, and the types they share.
 
 Loop bounds in kernels are unsigned (`U`) on purpose: numba wraps negative indices, and that test
-keeps LLVM from using vector instructions. Assigning a row (`a[i] = b[j]`) is written as a loop:
-the error message that numba compiles into it costs two seconds, and so does `np.full`. A kernel
+keeps LLVM from using vector instructions. Rows and slices are assigned and filled by loops: what
+numba compiles for `a[i] = b[j]`, `a[:] = 0` or `np.full` doubled the time of a cold start. A kernel
 calls only kernels of its own file: numba's cache on disk notices changes of no other.
 
 No `fastmath`: the order of its reductions follows the CPU.

@@ -71,7 +71,8 @@ def _score_planes(fixed: Int32Array) -> Int32Array:
     room for the label, so that one minimum finds distance and label, the lowest label at a tie.
     """
     planes = np.zeros(((len(fixed) + 3) // 4 * 4, 4), np.int32)
-    planes[:, 3] = np.int32(2**31 - 1)  # the padding never wins
+    for j in range(len(fixed), len(planes)):
+        planes[j, 3] = 2**31 - 1  # the padding never wins
     for j in range(len(fixed)):
         square = 0
         for channel in range(3):
@@ -167,7 +168,9 @@ def _scatter(
     moments: FloatArray, labels: UInt16Array, centres: FloatArray, scatter: FloatArray
 ) -> None:
     """Writes the clusters' scatter matrices: sums of w d d' as rr, gg, bb, rg, rb, gb; (k, 6)."""
-    scatter[:] = 0.0
+    for j in range(len(scatter)):
+        for field in range(6):
+            scatter[j, field] = 0.0
     for i in range(U(len(labels))):
         label = U(labels[i])
         weight = moments[i, 0]
@@ -253,8 +256,8 @@ def _merge(clusters: FloatArray, centres: FloatArray, total: Count, k: Count) ->
     """
     mate = np.zeros(total, np.int64)
     cost = np.empty(total)
-    cost[:] = np.inf
     for i in range(total):
+        cost[i] = np.inf
         for j in range(total):
             if j != i:
                 merged = _ward_cost(clusters, centres, i, j)
@@ -323,8 +326,16 @@ def _breathe(
         explained = _explained(clusters, k)
         if explained > most:
             most = explained
-            best[:] = centres[:k]
-    centres[:k] = best
+            _copy(centres[:k], best)
+    _copy(best, centres[:k])
+
+
+@inner
+def _copy(source: FloatArray, target: FloatArray) -> None:
+    """Copies centres, (k, 3)."""
+    for j in range(len(source)):
+        for channel in range(3):
+            target[j, channel] = source[j, channel]
 
 
 @inner
@@ -350,10 +361,9 @@ def _seed(
 ) -> Count:
     """Writes k centres: splits one cluster to `over`, half as many again a time, then merges.
 
-    Returns how many there are; fewer than k only if there are fewer points.
+    `labels` must be 0. Returns how many there are; fewer than k only if there are fewer points.
     """
     scatter = np.empty((len(centres), 6))
-    labels[:] = 0
     _cluster_moments(moments, labels, clusters[:1])
     for channel in range(3):
         centres[0, channel] = clusters[0, 1 + channel] / clusters[0, 0]
@@ -394,7 +404,7 @@ def fit(
     """
     centres = np.zeros((max(over, 2 * k), 3))
     clusters = np.zeros((len(centres), 4))
-    labels = np.empty(len(coarse), np.uint16)
+    labels = np.zeros(len(coarse), np.uint16)
     points = _fixed_points(coarse)
     k = _seed(points, coarse, centres, clusters, labels, over, k)
     _lloyd(points, coarse, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
