@@ -23,7 +23,7 @@ $(VENV)/installed: setup.py constraints.txt
 	@echo "making $(VENV) from setup.py and constraints.txt"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
 		build setuptools wheel --editable '.[trainer,test,lint]'
 	@touch $@
 

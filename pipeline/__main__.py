@@ -385,7 +385,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> int:
     try:
         options = _make(SampleOptions, arguments)
         with Progress(console=err, transient=True) as bar:
-            task = bar.add_task("drawing", total=None)
+            task = bar.add_task("drawing", total=options.pictures)
             summary = draw(arguments.output_dir, options, lambda: bar.advance(task))
     except (ValueError, OSError) as error:
         err.print(f"error: {error}", markup=False)
