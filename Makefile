@@ -85,12 +85,12 @@ test: venv ## the tests
 .PHONY: test-engines
 test-engines: venv ## the job on Flink, Prism, gs:// and as Dataflow runs it, on loopback
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
-	@$(RUN) pytest -q tests/engines $(FLAGS)
+	@$(RUN) pytest -q -rs tests/engines $(FLAGS)
 
 .PHONY: test-flink
 test-flink: venv ## the job on a Flink cluster on loopback, one task manager killed
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
-	@$(RUN) pytest -q tests/engines/test_flink.py $(FLAGS)
+	@$(RUN) pytest -q -rs -s tests/engines/test_flink.py $(FLAGS)
 
 .PHONY: lint
 lint: venv ## ruff and mypy

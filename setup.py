@@ -34,7 +34,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "gcp": ["apache-beam[gcp]"],  # gs:// and Dataflow
         # A real Flink cluster and a Cloud Storage on loopback, for tests/engines.
-        "engines": ["apache-flink-libraries==1.20.*", "gcp-storage-emulator"],
+        "engines": ["apache-flink-libraries==1.20.*", "gcp-storage-emulator", "psutil"],
         # The peers of benchmarks/quantize.py.
         "bench": ["faiss-cpu", "imagequant", "opencv-python-headless"],
         "test": ["hypothesis", "pytest", "pytest-xdist"],
