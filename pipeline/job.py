@@ -97,7 +97,8 @@ class WriteShard(beam.DoFn):
         self._milliseconds = Metrics.distribution("preprocess", "shard-ms")
 
     def setup(self) -> None:
-        """Builds the schema once per worker."""
+        """Builds the schema once per worker, and checks that it would write the plan's bytes."""
+        plans.require_versions(self._plan)
         self._converter = Converter(self._plan.picture, self._plan.class_names)
 
     def process(self, group: tuple[ShardKey, dict[str, Iterable[CarImage]]]) -> Iterator[ShardKey]:

@@ -198,6 +198,21 @@ def _versions(picture: PictureOptions) -> dict[str, str]:
     return {name: version(name) for name in sorted(libraries)}
 
 
+def require_versions(plan: Plan) -> None:
+    """Raises `PlanError` if the libraries of this process are not those of the plan.
+
+    A worker is installed apart from the launcher, and other versions may write other bytes.
+    """
+    here = _versions(plan.picture)
+    other = [f"{name} {here[name]}" for name in here if here[name] != plan.versions[name]]
+    if other:
+        told = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
+        raise PlanError(
+            f"this worker has {', '.join(other)}, but the launcher has {told}; "
+            "install both from the same constraints.txt"
+        )
+
+
 def _identity(image: CarImage) -> str:
     """Returns what makes two rows the same input: not where the data folder lies."""
     row = {key: value for key, value in image.to_json().items() if key != "path"}

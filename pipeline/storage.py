@@ -45,16 +45,30 @@ def read_bytes(path: str) -> bytes:
     Raises:
         OSError: if it cannot be read; `FileNotFoundError` if it is not there.
     """
+    with _os_errors(path), open_binary(path) as file:
+        return bytes(file.read())
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+    """Raises what an object store raises as `OSError`; gs:// has errors that are none."""
     if is_local(path):
-        with open(path, "rb") as file:
-            return file.read()
+        yield
+        return
     try:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            return bytes(file.read())
-    except OSError as error:
+        yield
+    except _remote_errors() as error:
         if not exists(path):
             raise FileNotFoundError(f"no such file: {path}") from error
-        raise
+        raise OSError(f"{path} cannot be read: {error}") from error
+
+
+def _remote_errors() -> tuple[type[Exception], ...]:
+    try:
+        from google.api_core.exceptions import GoogleAPICallError
+    except ImportError:  # without the gcp extra there is no gs:// either
+        return (OSError,)
+    return (OSError, GoogleAPICallError)
 
 
 def read_text(path: str) -> str:
@@ -63,10 +77,11 @@ def read_text(path: str) -> str:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Returns a file opened for reading from its start; raises `OSError`."""
+    """Returns a file opened for reading from its start; raises as `read_bytes`."""
     if is_local(path):
         return open(path, "rb")
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    with _os_errors(path):
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def read_ahead(paths: Iterable[str], threads: int, window: int) -> Iterator[bytes]:

@@ -241,3 +241,11 @@ def test_what_killed_runs_left_is_removed_at_the_next_claim(data_dir, output_dir
             file.write("half")
     folders.claimed(data_dir, output_dir)
     assert not [name for _, _, names in os.walk(output_dir) for name in names if ".tmp" in name]
+
+
+def test_a_worker_of_other_versions_is_refused(data_dir):
+    made = plan.make(layouts.find(data_dir), SMALL, 5)
+    plan.require_versions(made)
+    other = dataclasses.replace(made, versions={**made.versions, "pillow": "1.0"})
+    with pytest.raises(PlanError, match=r"this worker has pillow .*the launcher has .*pillow 1\.0"):
+        plan.require_versions(other)
