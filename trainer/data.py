@@ -33,6 +33,8 @@ tf.get_logger().setLevel(logging.ERROR)
 
 _REMOTE_BUFFER = 8 << 20
 _CACHE_ROWS = 256
+# Not AUTOTUNE, which may fill half of the memory with batches while the device is busy.
+_PREFETCH_BATCHES = 4
 _HASH_BUCKETS = 1 << 32
 _FOREVER = np.iinfo(np.int64).max
 
@@ -282,7 +284,7 @@ class _Reader:
             parsed = records.batch(rows).map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
         options = tf.data.Options()
         options.deterministic = True
-        return parsed.prefetch(tf.data.AUTOTUNE).with_options(options)
+        return parsed.prefetch(_PREFETCH_BATCHES).with_options(options)
 
     def _parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         """Parses serialized records, string (B,)."""
@@ -414,7 +416,7 @@ def _cached_batches(
         number = tf.constant(starts, tf.int64)[shard] + first
         return tf.data.Dataset.range(number, number + count)
 
-    shuffled = _shuffled(order, streams, start, read_numbers).batch(rows).prefetch(8)
+    shuffled = _shuffled(order, streams, start, read_numbers).batch(rows).prefetch(_PREFETCH_BATCHES)
     for batch in shuffled.as_numpy_iterator():
         yield {name: value[place[batch]] for name, value in cache.items()}
 
