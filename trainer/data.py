@@ -416,8 +416,8 @@ def _cached_batches(
         number = tf.constant(starts, tf.int64)[shard] + first
         return tf.data.Dataset.range(number, number + count)
 
-    shuffled = _shuffled(order, streams, start, read_numbers).batch(rows).prefetch(_PREFETCH_BATCHES)
-    for batch in shuffled.as_numpy_iterator():
+    shuffled = _shuffled(order, streams, start, read_numbers)
+    for batch in shuffled.batch(rows).prefetch(_PREFETCH_BATCHES).as_numpy_iterator():
         yield {name: value[place[batch]] for name, value in cache.items()}
 
 
