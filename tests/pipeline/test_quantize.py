@@ -97,7 +97,8 @@ def test_promises_hold_for_any_picture(height, width, low, span, colors, method,
 GRAY_RAMP = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 OUTLIER = np.zeros((50, 50, 3), np.uint8)
 OUTLIER[7, 9] = (255, 0, 0)
-FLAT = np.full((300, 400, 3), 37, np.uint8)  # 120,000 pixels in one bin: it spills
+FLAT = np.full((300, 500, 3), 36, np.uint8)  # 75,000 pixels in one bin: it spills, sums 0,
+FLAT[150:] = 167  # and again in another, whose sums of lower bits are as large as they can be
 FLAT[:3, :11] = np.arange(33, dtype=np.uint8)[:, None].repeat(3, 1).reshape(3, 11, 3) * 5
 
 
@@ -111,8 +112,8 @@ FLAT[:3, :11] = np.arange(33, dtype=np.uint8)[:, None].repeat(3, 1).reshape(3, 1
         (GRAY_RAMP, 2),
         (OUTLIER, 2),
         (OUTLIER, 32),
-        (FLAT, 32),  # 33 colours and a flat one among them
-        (FLAT, 34),
+        (FLAT, 32),  # 33 colours of few pixels and two of many
+        (FLAT, 35),
         (GRAY_RAMP.reshape(1, 256, 3), 33),
         (GRAY_RAMP.reshape(256, 1, 3), 255),
         (np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8), 2),
@@ -133,6 +134,22 @@ def test_one_colour_too_many_merges_the_closest_two():
     indices, palette = quantize(image, 32)
     assert len(palette) == 32
     assert mse(image, indices, palette) == 1 / 33  # one of the two is off by one level
+
+
+def test_palette_is_ordered_by_rec_601_luma_then_by_rgb():
+    ordered = [
+        (0, 9, 0),  # 5283 in thousandths, like the next
+        (15, 0, 7),
+        (0, 8, 27),  # 7774, like the next
+        (26, 0, 0),
+        (0, 0, 255),  # 29070
+        (255, 0, 0),  # 76245
+        (0, 130, 0),  # 76310
+    ]
+    image = np.array([ordered[::-1]], np.uint8)
+    indices, palette = quantize(image)
+    assert palette.tolist() == [list(colour) for colour in ordered]
+    assert indices.tolist() == [[6, 5, 4, 3, 2, 1, 0]]
 
 
 @pytest.mark.parametrize("method", OWN_METHODS)
