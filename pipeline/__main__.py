@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.config import Crop, Encoding, Fit, JobOptions, PictureOptions, Quantizer
+from pipeline.worker import tell_late
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(_unknown(rest, vars(arguments)))
     # Beam tells the root logger of every optional package that is not installed.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    # It logs what it raises, so that Ctrl-C would show a traceback; see `tell_late`.
+    logging.getLogger("apache_beam.runners.worker.data_plane").setLevel(logging.CRITICAL)
     try:
         return command(arguments, rest)
     except KeyboardInterrupt:
@@ -250,22 +253,13 @@ def _why_it_failed(error: Exception, options: JobOptions, made: "Plan") -> str |
 
 @contextlib.contextmanager
 def _leaving_at_interrupt(output_dir: str) -> Iterator[None]:
-    hook, threading.excepthook = threading.excepthook, _tell_late
+    hook, threading.excepthook = threading.excepthook, tell_late
     handler = signal.signal(signal.SIGINT, lambda *_: _leave(output_dir))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
         threading.excepthook = hook
-
-
-def _tell_late(error: threading.ExceptHookArgs) -> None:
-    """Prints the error of a thread, unless the program is about to end at Ctrl-C.
-
-    Beam's threads fail by the dozen when the workers leave, before the main thread may run.
-    """
-    time.sleep(1.0)
-    threading.__excepthook__(error)
 
 
 def _leave(output_dir: str) -> None:

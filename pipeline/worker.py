@@ -21,11 +21,21 @@ def main(parent: int) -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     # A shard under work has a temporary name, so there is nothing to lose by leaving at once.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    threading.excepthook = tell_late
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)
+
+
+def tell_late(error: threading.ExceptHookArgs) -> None:
+    """Prints the error of a thread, unless the process is about to end.
+
+    Beam's threads fail by the dozen, here and in the parent, as soon as the other side has left.
+    """
+    time.sleep(2 * PARENT_POLL_SECONDS)
+    threading.__excepthook__(error)
 
 
 def _end_with(parent: int) -> None:
