@@ -6,8 +6,9 @@ The algorithm, top-down; the kernels are in `pipeline.histograms` and
 1. One pass over the pixels counts them in bins of 4 levels a side and sums their colours, so that
    a bin has an exact mean. A picture with few bins is counted by its distinct colours instead.
 2. Bins are merged to 8 levels a side. On these coarse points one cluster is split along principal
-   axes until there are three times too many, then the cheapest pairs are merged (Ward 1963) down
-   to k: at the price of one such seed its error is 1.2 % above the best known, k-means++ 2.6 %.
+   axes until there are three times too many; then the cheapest pairs are merged (Ward 1963) down
+   to k. With Lloyd alone after it, that ends 1.4 % above the best known error, splitting without
+   merging at 2.7 %.
 3. Weighted Lloyd, interleaved with "breaths" (Fritzke 2020): some clusters are split, Lloyd, as
    many merged, Lloyd. Ever smaller breaths on the coarse points, then on the fine ones.
 4. Every pixel is assigned to the nearest centre, exactly. A bin that lies wholly within one
@@ -21,8 +22,7 @@ it after the assignment, so up to about 1 % of pixels may lie nearer to another 
 The result depends on nothing but the pixels and the options: no random numbers, and distances and
 sums are integers. `method="sklearn"` is scikit-learn's float arithmetic and may differ between CPU
 models. All functions are safe in threads; the kernels release the GIL. Memory beyond the input and
-the result: about 4 MB at 32 colours, and for the distinct colours of a picture of few bins at most
-as much again for every 8 colours of k.
+the result: about 4 MB for a photograph, below 25 MB for the worst, which is colour noise.
 """
 
 import dataclasses
