@@ -144,7 +144,6 @@ def list_folder(folder: str) -> dict[str, Entry]:
     return {
         m.path[len(prefix) :]: Entry(m.size_in_bytes, m.last_updated_in_seconds or 0.0)
         for m in result.metadata_list
-        if "/" not in m.path[len(prefix) :]
     }
 
 

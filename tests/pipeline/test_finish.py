@@ -8,9 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pipeline import finish, layouts, shards
+from pipeline import plan as plans
 from pipeline.config import PictureOptions
 from pipeline.plan import Plan, PlanError
-from pipeline.rejects import TooManyRejectsError
+from pipeline.rejects import Reject, TooManyRejectsError, to_jsonl
 from pipeline.shards import Sidecar
 from tests.pipeline import folders
 from tests.pipeline.test_job import write_one_by_one
@@ -40,6 +41,8 @@ def test_tfds_opens_the_folder(data_dir, tmp_path, encoding):
     for split in ("train", "test"):
         labels = {e["id"].decode(): e["label"] for e in tfds.as_numpy(builder.as_dataset(split))}
         assert labels == {i.id: i.label for i in listing.images if i.split == split}
+        sizes = [os.path.getsize(os.path.join(output_dir, s.file_name)) for s in plan.shards(split)]
+        assert builder.info.splits[split].num_bytes == sum(sizes)
     assert (builder.info.supervised_keys == ("image", "label")) == (encoding in ("png", "rgb"))
 
 
@@ -126,6 +129,10 @@ def test_equal_pictures_are_found_across_shards_and_splits(data_dir, tmp_path):
             ("test", 2, "00002.jpg"),
         )
     ]
+    pair = [os.path.join(data_dir, "train", folders.CLASSES[0], f"{i:05d}.jpg") for i in (3, 6)]
+    for path in pair:
+        with open(path, "wb") as file:
+            file.write(folders.jpeg(seed=778))
     for path in pictures:
         with open(path, "wb") as file:
             file.write(folders.jpeg(seed=777))
@@ -135,7 +142,8 @@ def test_equal_pictures_are_found_across_shards_and_splits(data_dir, tmp_path):
         sidecar = shards.read_sidecar(output_dir, shard)
         assert sidecar is not None
         sidecars.append(sidecar)
-    [group] = finish.duplicates(sidecars)
+    group, two = finish.duplicates(sidecars)
+    assert [id.split("/")[-1] for id in two] == ["00003", "00006"]
     assert {id.split("/")[-1]: label for id, label in group.items()} == {
         "00000": 0,
         "00001": 1,
@@ -170,3 +178,30 @@ def test_a_run_whose_folder_was_taken_over_commits_nothing(data_dir, tmp_path):
     with pytest.raises(PlanError, match="taken over"):
         finish.finish(output_dir, plan, 0.0)
     assert not os.path.exists(os.path.join(output_dir, "rejects.jsonl"))
+
+
+def test_what_was_missing_at_listing_is_among_the_rejects(data_dir, tmp_path):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    row = Reject("train/lost", "train/lost.jpg", "missing", "no such file")
+    pathlib.Path(output_dir, "_shards", "missing.jsonl").write_text(to_jsonl([row]))
+    with pytest.raises(TooManyRejectsError, match="1 missing"):
+        finish.finish(output_dir, plan, 0.0)
+    assert not os.path.exists(os.path.join(output_dir, "dataset_info.json"))
+    finish.finish(output_dir, plan, 0.1)
+    assert pathlib.Path(output_dir, "rejects.jsonl").read_text() == to_jsonl([row])
+
+
+def test_a_shard_of_another_run_is_not_committed(data_dir, tmp_path):
+    output_dir, plan = made_of(data_dir, tmp_path)
+    path = pathlib.Path(output_dir, plan.shards("train")[1].sidecar_name)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "another"}))
+    with pytest.raises(finish.IncompleteError):
+        finish.finish(output_dir, plan, 0.0)
+
+
+def test_a_contact_sheet_has_no_more_thumbnails_than_it_may(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "THUMBNAILS_PER_SPLIT", 4)  # 2 of each of 3 shards
+    output_dir, plan = made_of(data_dir, tmp_path)
+    sidecars = [shards.read_sidecar(output_dir, shard) for shard in plan.shards("train")]
+    assert [len(sidecar.thumbnails) for sidecar in sidecars if sidecar] == [2, 2, 2]
+    assert len(finish.summarize([s for s in sidecars if s]).thumbnails) == 4

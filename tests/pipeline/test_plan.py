@@ -9,9 +9,11 @@ from pipeline import layouts, plan
 from pipeline.config import JobOptions, PictureOptions
 from pipeline.listing import CarImage
 from pipeline.plan import PlanError
+from pipeline.rejects import Reject
 from tests.pipeline import folders
 
 SMALL = PictureOptions(image_size=16)
+MISSING = Reject("train/lost", "train/lost.jpg", "missing", "no such file")
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ def test_the_fingerprint_covers_what_makes_the_bytes(data_dir):
         plan.make(listing, SMALL, 6),
         plan.make(dataclasses.replace(listing, class_names=listing.class_names[::-1]), SMALL, 5),
         plan.make(dataclasses.replace(listing, images=listing.images[1:]), SMALL, 5),
+        plan.make(dataclasses.replace(listing, missing=(MISSING,)), SMALL, 5),
         with_first(id="train/other"),
         with_first(relative_path="elsewhere.jpg"),
         with_first(label=first.label + 1),

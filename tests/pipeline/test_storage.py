@@ -12,10 +12,12 @@ from tests.pipeline import object_store
 def test_publishing_replaces_a_file_at_once(tmp_path):
     path = str(tmp_path / "file")
     storage.publish(path, "old")
-    with storage.publishing(path) as file:
-        file.write(b"new")
-        assert storage.read_bytes(path) == b"old"  # until the block ends
-    assert storage.read_text(path) == "new"
+    with open(path, "rb") as earlier_reader:
+        with storage.publishing(path) as file:
+            file.write(b"new")
+            assert storage.read_bytes(path) == b"old"  # until the block ends
+        assert storage.read_text(path) == "new"
+        assert earlier_reader.read() == b"old"  # another file, not the same one written over
     assert os.listdir(tmp_path) == ["file"]
 
 
