@@ -65,10 +65,12 @@ class Devices:
         }
 
     def replicate(self, tree: Any) -> Any:
-        """Copies host arrays to every device; never aliases them, so the result can be donated."""
-        return jax.tree.map(
-            lambda leaf: jax.device_put(np.asarray(leaf), self.replicated, may_alias=False), tree
-        )
+        """Copies host arrays to every device; the result shares no memory with them.
+
+        A step may consume the result. JAX on a CPU takes over the memory of an aligned NumPy array,
+        even with `may_alias=False`, hence a copy of our own.
+        """
+        return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf), self.replicated), tree)
 
 
 class Feed:

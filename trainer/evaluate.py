@@ -370,7 +370,10 @@ def plot_confusion(path: Path, confusion: np.ndarray, class_names: tuple[str, ..
     axes.set_yticks(ticks, class_names, fontsize=font)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{int(confusion.sum()):,} pictures, colour: share of the true class")
+    axes.set_title(
+        f"{int(confusion.sum()):,} pictures, colour: share of the true class",
+        fontsize=side * 0.8 + 5,
+    )
     if annotated:
         for i, j in zip(*np.nonzero(confusion), strict=True):
             color = "white" if shares[i, j] > 0.5 else "black"

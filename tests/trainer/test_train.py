@@ -172,7 +172,7 @@ def test_another_run_in_the_same_folder_is_refused_with_both_sides_named(
     if data:
         folder = tmp_path / "data"
         options = {"image_size": 16, "colors": 8, "num_classes": 6, **data}
-        shards.write(folder, {"train": 48, "test": 21}, **options)
+        shards.write(folder, {"train": 48, "test": 23}, **options)
     shutil.copytree(trained, tmp_path / "model")
     assert train_here(folder, tmp_path / "model", *flags) == 2
     error = capsys.readouterr().err
