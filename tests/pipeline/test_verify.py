@@ -1,8 +1,11 @@
+import io
 import json
 import os
 
 import numpy as np
 import pytest
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from pipeline import finish, tfrecord, verify
 from pipeline.config import PictureOptions
@@ -244,3 +247,74 @@ def test_a_broken_or_missing_list_of_what_should_be_there_is_named(made, name):
     os.remove(path)
     with pytest.raises(verify.UnverifiableError, match=f"{name}"):
         list(verify.verify(output_dir))
+
+
+def edited(made, edit) -> str:
+    """Returns the problems after `edit` changed the message of the first record."""
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    first, *rest = read(output_dir, shard)
+    message = tf_example_pb2.Example.FromString(first)
+    edit(message.features.feature)
+    rewrite(output_dir, shard, [message.SerializeToString(), *rest])
+    return problems(output_dir)
+
+
+def set_bytes(name, change):
+    def edit(features):
+        values = features[name].bytes_list.value
+        values[0] = change(values[0])
+
+    return edit
+
+
+def set_numbers(name, kind, *numbers):
+    return lambda features: getattr(features[name], kind).value.__setitem__(slice(None), numbers)
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (set_numbers("bbox", "float_list", 0.0, 0.0, 1.0), "not four numbers"),
+        (set_numbers("bbox", "float_list", 0.9, 0.0, 0.1, 1.0), "not (ymin, xmin, ymax, xmax)"),
+        (set_numbers("bbox", "float_list", 0.0, 0.0, 1.0, 1.5), "not (ymin, xmin, ymax, xmax)"),
+        (set_numbers("label", "int64_list", 3), "label is 3, outside 0 to 2"),
+        (set_numbers("label", "int64_list", -1), "label is -1, outside 0 to 2"),
+        (set_bytes("indices", lambda data: bytes([32]) + data[1:]), "index 32 in a palette of 32"),
+        (set_bytes("indices", lambda data: data[1:]), "indices is not (16, 16) bytes"),
+        (set_bytes("palette", lambda data: data[3:]), "palette is not (32, 3) bytes"),
+        (lambda features: features.pop("id"), "record 0 at offset 0: no id"),
+        (lambda features: features["more"], "has the fields"),
+    ],
+)
+def test_a_field_that_breaks_the_schema_is_found(made, edit, told):
+    assert told in edited(made, edit)
+
+
+def test_a_record_that_is_no_example_is_found_and_the_rest_is_read(made):
+    output_dir, plan = made
+    shard = plan.shards("train")[0]
+    _, *rest = read(output_dir, shard)
+    rewrite(output_dir, shard, [b"garbage123", *rest])
+    told = problems(output_dir)
+    assert f"{shard.file_name}: record 0 at offset 0: not a tf.train.Example" in told
+    assert told.count("in no shard") == 1
+
+
+def png(mode: str, size: int) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (size, size)).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda _: png("P", 15), "image is 15x15, not 16x16"),
+        (lambda _: png("RGB", 16), "image is a PNG of mode RGB"),
+        (lambda data: data[: len(data) // 2], "image cannot be decoded"),
+        (lambda _: b"no picture", "image cannot be decoded"),
+    ],
+)
+def test_a_wrong_png_is_found(tmp_path, change, told):
+    assert told in edited(make(tmp_path, encoding="png"), set_bytes("image", change))
