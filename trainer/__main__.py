@@ -1,7 +1,7 @@
 """The command line: `python -m trainer train | evaluate | predict`.
 
 Exit codes: 0 done; 2 a mistake that a person can mend, told in a line or two; 75 stopped as asked
-(SIGTERM, Ctrl-C), saved, and continued by the same command.
+(SIGTERM, Ctrl-C), saved, and continued by the same command; 130 interrupted with nothing to save.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from trainer.metadata import DatasetError
 
 EXIT_MISTAKE = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+EXIT_INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
     _add_model_dir(evaluate, "folder that train wrote")
     evaluate.add_argument("--split", default="test", help="split to measure on (default: test)")
     evaluate.add_argument(
-        "--batch_size", type=int, default=64, metavar="INT", help="pictures a step (default: 64)"
+        "--batch_size",
+        type=_positive,
+        default=64,
+        metavar="INT",
+        help="pictures a step (default: 64)",
     )
 
     predict = commands.add_parser(
@@ -70,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _add_model_dir(predict, "folder that train wrote")
     predict.add_argument("images", nargs="+", metavar="PATH", help="picture files, or folders")
     predict.add_argument(
-        "--top", type=int, default=5, metavar="INT", help="classes to name (default: 5)"
+        "--top", type=_positive, default=5, metavar="INT", help="classes to name (default: 5)"
     )
     predict.add_argument(
         "--box",
@@ -92,6 +97,13 @@ def _add_data_dir(command: argparse.ArgumentParser) -> None:
 
 def _add_model_dir(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--model_dir", required=True, type=Path, help=text)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
 
 
 def named_config(name: str) -> TrainConfig:
@@ -133,12 +145,15 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
     try:
         return run(flags, Console(highlight=False))
-    except (UsageError, DatasetError, CheckpointError, NonFiniteLossError) as error:
+    except (UsageError, DatasetError, CheckpointError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
     except PreemptedError as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_PREEMPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

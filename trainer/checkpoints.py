@@ -153,6 +153,23 @@ def check_same_run(saved: RunRecord, now: RunRecord, info: DatasetInfo, folder: 
         )
 
 
+def notes(saved: RunRecord, now: RunRecord) -> list[str]:
+    """Returns why a continued run, though allowed, may end in other last bits; empty if it may not.
+
+    Args:
+        saved: record of the run to continue.
+        now: record of the command.
+    """
+    there = {"device": saved.device_kind, **saved.versions}
+    here = {"device": now.device_kind, **now.versions}
+    changed = [
+        f"{name} {there.get(name, 'none')} / {here.get(name, 'none')}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    return [f"note     continued elsewhere, bits may differ: {', '.join(changed)}"] * bool(changed)
+
+
 def _item(names: tuple[str, ...], index: int) -> str:
     return repr(names[index]) if index < len(names) else "none"
 

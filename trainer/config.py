@@ -156,7 +156,7 @@ class RunConfig:
         0, "epochs between evaluations while training; 0 is a tenth of the run", free=True
     )
     log_every: int = _option(
-        0, "steps between progress lines; 0 is a hundredth of the run", free=True
+        0, "steps between progress lines; 0 is a fiftieth of the run, at least 10", free=True
     )
     tensorboard: bool = _option(True, "write TensorBoard event files", free=True)
 

@@ -30,7 +30,8 @@ from trainer.step import Program
 
 _IN_FLIGHT = 2  # steps that run before the host has seen the loss of an earlier one
 _CHECKPOINT_STEPS = 100  # an epoch of fewer steps is not worth a checkpoint
-_REPORTS = 100  # of a run
+_REPORTS = 50  # of a run
+_REPORT_STEPS = 10  # fewer make no rate
 _EVALUATIONS = 10
 
 
@@ -96,7 +97,7 @@ def train(
         total_steps=total_steps,
         epoch_steps=epoch_steps,
         batch_size=batch_size,
-        log_every=recipe.run.log_every or math.ceil(total_steps / _REPORTS),
+        log_every=recipe.run.log_every or max(_REPORT_STEPS, math.ceil(total_steps / _REPORTS)),
         learning_rate=step.schedule(program),
     )
 
@@ -107,8 +108,11 @@ def train(
         )
         best = stack.enter_context(Checkpoints(model_dir / BEST)) if chooses_best else None
         start = saved.latest_step() or 0
+        notes: list[str] = []
         if start:
-            checkpoints.check_same_run(saved.read_run(start), run, info, str(model_dir))
+            before = saved.read_run(start)
+            checkpoints.check_same_run(before, run, info, str(model_dir))
+            notes = checkpoints.notes(before, run)
             state = saved.restore(start, state)
         history = History(model_dir / "history.json", start)
         if host == 0:
@@ -119,7 +123,7 @@ def train(
         monitor = stack.enter_context(
             Monitor(console, history, start=start, plan=plan, events=events)
         )
-        monitor.say(_opening(program, info, devices, start, total_steps))
+        monitor.say("\n".join([_opening(program, info, devices, start, total_steps), *notes]))
         batches = data.train_batches(
             info,
             "train",
@@ -180,7 +184,10 @@ def train(
     # Summary.
     if host == 0:
         plot_curves(model_dir / "curves.png", history)
-        console.print(_closing(model_dir, history), highlight=False, markup=False, soft_wrap=True)
+        closing = f"written  {model_dir} (checkpoints, history.json, curves.png)"
+        if start == total_steps and history.evaluations:
+            closing = f"{describe(history.evaluations[-1])}\n{closing}"
+        console.print(closing, highlight=False, markup=False, soft_wrap=True)
 
 
 class _InFlight:
@@ -274,8 +281,3 @@ def _opening(
         f"run      {begin} {total_steps:,} steps of {run.batch_size} ({run.epochs} epochs) on "
         f"{len(devices)} × {kind}"
     )
-
-
-def _closing(model_dir: Path, history: History) -> str:
-    last = [describe(history.evaluations[-1])] if history.evaluations else []
-    return "\n".join([*last, f"model    {model_dir} (checkpoints, history.json, curves.png)"])

@@ -25,6 +25,19 @@ def test_own_networks_take_any_size_and_give_float32_logits(name):
         assert (logits.shape, logits.dtype) == ((2, 7), np.float32)
 
 
+@pytest.mark.parametrize("name", ["small", "squeezenet"])
+def test_strides_see_the_same_places_at_odd_and_even_sizes(name):
+    """What `same` padding gets wrong: at an odd size every stride would start a pixel elsewhere."""
+    model = models.build(ModelConfig(model=name, width=6), 7)
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.MaxPooling2D))
+    front = keras.Model(model.input, layer.output)
+    picture = np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)
+    larger = np.pad(picture, [(0, 0), (0, 1), (0, 1), (0, 0)])
+    even, odd = np.asarray(front(picture)), np.asarray(front(larger))
+    assert even.shape[1:3] == (4, 4)
+    np.testing.assert_allclose(even[:, :2, :2], odd[:, :2, :2], rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_networks_keep_float32_weights_and_logits():
     model = models.build(ModelConfig(model="small", width=6, precision="bfloat16"), 7)
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
