@@ -100,7 +100,7 @@ def test_training_moves_statistics_by_the_momentum_given_and_evaluation_does_not
             pictures,
             weights["stem_a_conv.kernel"],
             (2, 2),
-            "SAME",
+            ((1, 1), (1, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
     )
