@@ -34,10 +34,10 @@ setup(
         "tpu": ["jax[tpu]"],
         "gcp": ["apache-beam[gcp]"],  # gs:// and Dataflow
         # A real Flink cluster and a Cloud Storage on loopback, for tests/engines.
-        "engines": ["apache-flink-libraries==1.20.*", "gcp-storage-emulator", "psutil"],
+        "engines": ["apache-flink-libraries==1.20.*", "gcp-storage-emulator"],
         # The peers of benchmarks/quantize.py.
         "bench": ["faiss-cpu", "imagequant", "opencv-python-headless"],
-        "test": ["hypothesis", "pytest", "pytest-xdist"],
+        "test": ["hypothesis", "psutil", "pytest", "pytest-xdist"],
         "lint": ["mypy", "ruff"],
     },
 )

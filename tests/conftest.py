@@ -1,5 +1,6 @@
-"""First of all, the trainer chooses Keras's engine: TensorFlow, which the tests of the pipeline read
-records with, would import Keras with another.
+"""First of all, the trainer chooses Keras's engine.
+
+TensorFlow, with which the tests of the pipeline read records, would import Keras with another.
 """
 
 import trainer  # noqa: F401
