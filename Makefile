@@ -80,7 +80,7 @@ predict: venv ## MODEL=folder IMAGE=some.jpg: the likeliest classes
 
 .PHONY: test
 test: venv ## the tests
-	@$(RUN) pytest -q $(FLAGS)
+	@$(RUN) pytest -q -n auto --dist worksteal $(FLAGS)
 
 .PHONY: test-engines
 test-engines: venv ## the job on Flink, Prism, gs:// and as Dataflow runs it, on loopback
