@@ -1,6 +1,6 @@
 """Measures `pipeline.quantize` against every other way to 32 colours that Python has.
 
-    python -m benchmarks.quantize --images DIR [--limit 30] [--size 224]
+    python -m benchmarks.quantize --images DIR [--limit 30] [--size 224] [--rows REGEX]
 
 One process, one thread, CPU time. The methods take turns on each picture, so that a busy machine
 slows all of them alike. Quick methods run several times and their least time counts. Error is the
@@ -16,6 +16,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.utils import shuffle
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from pipeline import histograms, kmeans_kernels
 from pipeline.compiled import FloatArray, UInt8Array
@@ -246,6 +247,8 @@ def measure(
         palette = quantize(image, COLORS)[1]
         took, _ = cpu_seconds(lambda image=image, palette=palette: floor_work(image, palette))  # type: ignore[misc]
         seconds[FLOOR].append(took)
+        if restarts == 0:
+            continue
         options = {"n_init": restarts, "max_iter": 1000, "tol": 0.0}
         took, result = cpu_seconds(lambda image=image, o=options: sklearn_distinct(image, **o))  # type: ignore[misc]
         seconds[ANCHOR].append(took)
@@ -262,14 +265,18 @@ def report(
     for heading in ("CPU ms", "n_init=1 is × it", "× floor", "MSE", "ratio", "≤ n1 %", "≤ n10 %"):
         table.add_column(heading, justify="right")
     for name, times in seconds.items():
+        if not times:
+            continue
         speed = np.median(np.array(seconds[KMEANS_1]) / times)
         over = np.median(np.array(times) / seconds[FLOOR])
         cells = [f"{np.median(times) * 1e3:,.2f}", f"{speed:,.1f}", f"{over:,.1f}"]
-        if name in errors:
+        if errors.get(name):
             mse = np.array(errors[name])
-            cells += [f"{mse.mean():.2f}", f"{(mse / errors[ANCHOR]).mean():.4f}"]
+            ratio = f"{(mse / errors[ANCHOR]).mean():.4f}" if errors[ANCHOR] else ""
+            cells += [f"{mse.mean():.2f}", ratio]
             for reference in (KMEANS_1, KMEANS_10):
-                cells.append(f"{(mse <= errors[reference]).mean() * 100:.0f}")
+                known = errors.get(reference)
+                cells.append(f"{(mse <= known).mean() * 100:.0f}" if known else "")
         table.add_row(name, *cells)
     nominal = np.median(pixels) * NOMINAL_FLOOR_NS * 1e-6
     table.caption = (
@@ -304,7 +311,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of *.jpg, recursive")
     parser.add_argument("--limit", type=int, default=30, help="pictures, evenly spaced")
     parser.add_argument("--size", type=int, default=0, help="resize to a square; 0 keeps the size")
-    parser.add_argument("--anchor_restarts", type=int, default=20, help="runs of the anchor")
+    parser.add_argument("--anchor_restarts", type=int, default=20, help="its runs; 0: no anchor")
+    parser.add_argument("--rows", default="", help="only rows whose name matches, and KMeans")
     options = parser.parse_args()
     console = Console(width=140)
     with tempfile.TemporaryDirectory() as cache:
@@ -312,9 +320,14 @@ def main() -> None:
             wall, cpu = start_seconds(cache)
             console.print(f"{state} start: {wall:.2f} s, of CPU {cpu:.2f} s")
     files = find_pictures(options.images, options.limit)
+    rows = {
+        name: method
+        for name, method in methods(console).items()
+        if name == KMEANS_1 or re.search(options.rows, name)
+    }
     warm_up()
     with threadpool_limits(limits=1):
-        table = report(*measure(files, options.size, options.anchor_restarts, methods(console)))
+        table = report(*measure(files, options.size, options.anchor_restarts, rows))
     console.print(table)
     console.print(f"{machine()}; anchor of {options.anchor_restarts} runs", soft_wrap=True)
 

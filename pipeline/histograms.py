@@ -117,10 +117,16 @@ def colour_moments(pixels: UInt8Array, keys: UInt32Array) -> FloatArray:
 
 
 @entry
-def coarsen(keys: UInt32Array, moments: FloatArray) -> FloatArray:
-    """Merges bins of 4 levels a side to bins of 8; returns their moments, (n, 4)."""
+def coarsen(keys: UInt32Array, moments: FloatArray) -> tuple[FloatArray, UInt32Array]:
+    """Merges bins of 4 levels a side to bins of 8.
+
+    Returns:
+        moments: of the coarse bins, (m, 4).
+        parents: the row of the coarse bin that holds each fine one, uint32 (n,).
+    """
     rank = np.zeros(BINS >> 3, np.int32)  # row + 1; 0 for none
     coarse = np.zeros((len(moments), 4))
+    parents = np.empty(len(moments), np.uint32)
     n = 0
     for j in range(U(len(keys))):
         key = keys[j]
@@ -130,6 +136,7 @@ def coarsen(keys: UInt32Array, moments: FloatArray) -> FloatArray:
             row = n
             n += 1
             rank[parent] = n
+        parents[j] = row
         for field in range(4):
             coarse[row, field] += moments[j, field]
-    return coarse[:n].copy()
+    return coarse[:n].copy(), parents

@@ -184,9 +184,8 @@ def test_each_pixel_of_a_genuine_picture_goes_to_the_nearest_centre():
     for image in genuine_pictures(4):
         pixels = read_only(image)
         keys, bins = histograms.histogram(pixels)
-        centres = kernels.fit(
-            histograms.coarsen(keys, bins), bins, 32, 64, np.array([4]), np.array([1]), 2
-        )
+        coarse, parents = histograms.coarsen(keys, bins)
+        centres = kernels.fit(coarse, bins, parents, 32, 64, np.array([4]), np.array([1]), 2)
         labels, _ = kernels.assign_pixels(pixels, keys, bins, centres)
         np.testing.assert_array_equal(labels, nearest_by_brute_force(pixels, centres))
 
@@ -203,7 +202,9 @@ def test_histograms_agree_with_numpy(pixels):
         sums = np.bincount(key, pixels[:, channel])[distinct]
         np.testing.assert_array_equal(bins[:, 1 + channel], sums)
 
-    coarse = histograms.coarsen(keys, bins)
+    coarse, parents = histograms.coarsen(keys, bins)
+    for field in range(4):
+        np.testing.assert_array_equal(np.bincount(parents, bins[:, field]), coarse[:, field])
     wide = np.unique(pixels >> 3, axis=0, return_counts=True)
     rows = np.lexsort((coarse // coarse[:, :1])[:, :0:-1].T.astype(int) >> 3)
     np.testing.assert_array_equal((coarse[rows, 1:] // coarse[rows, :1]).astype(int) >> 3, wide[0])
