@@ -3,11 +3,12 @@
 import dataclasses
 
 import jax
+import keras
 import numpy as np
 import pytest
 import scipy.special
 
-from trainer import step
+from trainer import models, step
 from trainer.config import AugmentConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from trainer.devices import Devices
 from trainer.errors import UsageError
@@ -103,6 +104,39 @@ def test_augmentation_follows_the_example_and_not_its_row(program, one, train_st
     assert float(result["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
     name = "stem_a_bn.moving_variance"
     np.testing.assert_allclose(state["statistics"][name], after["statistics"][name], rtol=1e-5)
+
+
+def test_plain_steps_are_those_of_keras(one):
+    """Without augmentation and dropout: `train_on_batch` of Keras on pictures expanded by NumPy."""
+    plain = AugmentConfig(
+        **{"train_crop": 16, "crop_area": 1.0, "crop_aspect": 1.0, "flip": False},
+        **dict.fromkeys(("brightness", "contrast", "saturation"), 0.0),
+    )
+    recipe = TrainConfig(
+        model=ModelConfig(model="small", width=6, dropout=0.0),
+        augment=plain,
+        optimizer=OptimizerConfig(learning_rate=1.6, weight_decay=0.0, warmup=0.0),
+        run=RunConfig(batch_size=BATCH),
+    )
+    ours, theirs = build(recipe), build(recipe).model
+    theirs.compile(
+        keras.optimizers.SGD(
+            keras.optimizers.schedules.CosineDecay(0.1, 20), momentum=0.9, nesterov=True
+        ),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+    )
+    train_step = step.make_train_step(ours, one)
+    state = one.replicate(step.init_state(ours))
+    for number in range(3):
+        data = batch(number)
+        state, result = train_step(state, one.put_batch(data))
+        pictures = np.stack(
+            [p[i] for p, i in zip(data["palette"], data["indices"], strict=True)]
+        ).astype(np.float32)
+        loss = theirs.train_on_batch((pictures - 128) / 128, np.eye(CLASSES)[data["label"]])
+        assert float(result["loss"]) == pytest.approx(float(loss), rel=1e-4)
+        for name, value in models.weights(theirs).items():
+            np.testing.assert_allclose(state["weights"][name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_the_average_moves_weights_and_statistics(run):

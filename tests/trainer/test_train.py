@@ -21,7 +21,6 @@ from tests.trainer.conftest import TOTAL_STEPS, train_here
 from trainer import __main__ as command_line
 from trainer import step, train
 from trainer.config import ModelConfig, RunConfig, TrainConfig
-from trainer.devices import Devices
 from trainer.errors import NonFiniteLossError, UsageError
 
 TINY = TrainConfig(
@@ -211,23 +210,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 
 
 def test_the_best_by_validation_is_kept_and_the_test_split_never_chooses(tmp_path, monkeypatch):
-    shards.write(
-        tmp_path / "data", {"train": 48, "test": 9, "validation": 9}, image_size=16, colors=8
-    )
+    counts = {"train": 48, "test": 23, "validation": 9}
+    shards.write(tmp_path / "data", counts, image_size=16, colors=8, num_classes=6)
     scores = iter([0.5, 0.75, 0.25, 0.75])
     real = train.evaluate.measure
 
     def measured(logits, labels):
+        assert len(labels) == 9
         return dataclasses.replace(real(logits, labels), top1=next(scores))
 
     monkeypatch.setattr(train.evaluate, "measure", measured)
-    recipe = TrainConfig(
-        model=TINY.model,
-        run=RunConfig(epochs=4, batch_size=16, tensorboard=False, evaluate_every=1),
-    )
     model_dir = tmp_path / "model"
-    devices = Devices.of(jax.devices()[:1])
-    train.train(recipe, str(tmp_path / "data"), model_dir, Console(quiet=True), devices)
+    assert train_here(tmp_path / "data", model_dir, "--evaluate_every=5") == 0
     history = json.loads((model_dir / "history.json").read_text())
     assert [row["split"] for row in history["evaluation"]] == ["validation"] * 4
-    assert [p.name for p in (model_dir / "best").iterdir() if p.name.isdigit()] == ["6"]
+    assert [p.name for p in (model_dir / "best").iterdir() if p.name.isdigit()] == ["30"]
