@@ -186,14 +186,15 @@ def floor_work(image: UInt8Array, palette: UInt8Array) -> None:
     kmeans_kernels.assign_pixels(pixels, keys, bins, palette.astype(np.float64))
 
 
-def start_seconds(cache: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a new process from import to the first picture.
+def start_seconds(cache: str, statement: str) -> tuple[float, float]:
+    """Wall and CPU seconds of a statement in a new process, its imports included.
 
     Args:
-        cache: folder for compiled kernels and Python bytecode: empty for a cold start.
+        cache: folder for compiled kernels and Python's bytecode.
+        statement: Python.
     """
     script = (
-        "import time; w = time.perf_counter(); import pipeline.quantize as q; q.warm_up(); "
+        f"import time; w = time.perf_counter(); {statement}; "
         "print(time.perf_counter() - w, time.process_time())"
     )
     done = subprocess.run(
@@ -316,8 +317,9 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=140)
     with tempfile.TemporaryDirectory() as cache:
+        start_seconds(cache, "import pipeline.quantize")  # for the bytecode
         for state in ("cold", "warm"):
-            wall, cpu = start_seconds(cache)
+            wall, cpu = start_seconds(cache, "import pipeline.quantize as q; q.warm_up()")
             console.print(f"{state} start: {wall:.2f} s, of CPU {cpu:.2f} s")
     files = find_pictures(options.images, options.limit)
     rows = {

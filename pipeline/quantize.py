@@ -65,7 +65,13 @@ class Effort:
 
 COARSE_BREATHS = (20, 18, 16, 14, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
 EFFORTS = {
-    "fast": Effort(3, COARSE_BREATHS, (16, 12, 10, 8, 6, 5, 4, 3, 2, 1), 3, 0),
+    "fast": Effort(
+        3,
+        (20, 16, 12, 9, 7, 5, 3, 2, 1),
+        (20, 17, 14, 12, 10, 8, 6, 5, 4, 3, 2, 1),
+        3,
+        1,
+    ),
     "quality": Effort(3, COARSE_BREATHS, tuple(range(20, 0, -1)), 4, 1),
 }
 METHODS = (*EFFORTS, "sklearn")
