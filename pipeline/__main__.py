@@ -228,17 +228,20 @@ def _why_it_failed(error: Exception, options: JobOptions, made: "Plan") -> str |
     """
     from pipeline import finish, plan, rejects, shards
 
-    sidecars = [
-        shards.read_finished(options.output_dir, shard, made.fingerprint)
-        for shard in made.all_shards()
-    ]
-    if all(sidecars):  # then it was the last step that failed
-        left_out = plan.read_missing(options.output_dir)
-        left_out += [reject for sidecar in sidecars if sidecar for reject in sidecar.rejects]
-        try:
-            finish.check_rejects(made, left_out, options.max_reject_fraction, options.output_dir)
-        except rejects.TooManyRejectsError as too_many:
-            return str(too_many)
+    def left_out() -> Iterator[rejects.Reject]:
+        yield from plan.read_missing(options.output_dir)
+        for shard in made.all_shards():
+            sidecar = shards.read_finished(options.output_dir, shard, made.fingerprint)
+            if sidecar is None:
+                raise finish.IncompleteError
+            yield from sidecar.rejects
+
+    try:
+        finish.check_rejects(made, left_out(), options.max_reject_fraction, options.output_dir)
+    except rejects.TooManyRejectsError as too_many:  # every shard is there: the last step failed
+        return str(too_many)
+    except finish.IncompleteError:
+        pass
     last = f"{type(error).__name__}: {error}".strip().split("\n")[-1]
     if "Channel closed prematurely" in last:
         return f"a worker process was killed, or ran out of memory; {_RESUME}"

@@ -1,23 +1,28 @@
 """The last step of the job: count the shards, then write rejects, report and metadata.
 
+Sidecars are read one at a time; what they hold of each picture is sorted on disk.
 `dataset_info.json` comes last and is the commit. Nothing written here holds a time or a random
 number, so a runner may run this step twice, even at once.
 """
 
+import collections
+import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_datasets as tfds
 
+from pipeline import duplicates, storage
 from pipeline import plan as plans
-from pipeline import storage
+from pipeline.duplicates import Content
 from pipeline.plan import Plan
 from pipeline.records import DATASET_NAME, FORMAT_VERSION, features
-from pipeline.rejects import Reject, check_budget, to_jsonl
+from pipeline.rejects import Reject, check_budget, sort, to_jsonl
 from pipeline.report import SplitSummary, Thumbnail, make_report
-from pipeline.shards import Sidecar, read_sidecar
+from pipeline.shards import Shard, Sidecar, read_sidecar
+from pipeline.spool import Rows, Sorter
 from pipeline.statistics import Statistics
 
 
@@ -34,102 +39,122 @@ def finish(output_dir: str, plan: Plan, max_reject_fraction: float) -> None:
         TooManyRejectsError: if the reject budget is spent; `rejects.jsonl` is there then.
     """
     plans.require_claim(output_dir, plan)
-    files = storage.list_folder(output_dir)
-    sidecars = {name: _read_split(output_dir, plan, name, files) for name in plan.splits}
-    every = [sidecar for split in sidecars.values() for sidecar in split]
-    rejects = plans.read_missing(output_dir) + [r for s in every for r in s.rejects]
+    splits, contents, rejects = _gather(output_dir, plan)
 
     def publish(name: str, content: str | bytes) -> None:
         storage.publish(storage.join(output_dir, name), content)
 
-    publish(plans.REJECTS, to_jsonl(rejects))
+    with storage.publishing(storage.join(output_dir, plans.REJECTS)) as file:
+        file.writelines(line.encode() for line in to_jsonl(rejects))
     check_rejects(plan, rejects, max_reject_fraction, output_dir)
-    equal = duplicates(every)
     report = make_report(
         plan.to_json(),
         plan.class_names,
-        {name: summarize(split) for name, split in sidecars.items()},
-        sorted(rejects),
-        [tuple(group) for group in equal],
-        labels={id: label for group in equal for id, label in group.items()},
+        {name: split.summary() for name, split in splits.items()},
+        rejects,
+        duplicates.find(contents, plan.splits),
     )
     publish(plans.REPORT_JSON, json.dumps(report.json, indent=1, ensure_ascii=False) + "\n")
     publish(plans.REPORT_HTML, report.html)
-    metadata = tfds_metadata(plan, sidecars)
+    metadata = tfds_metadata(plan, splits)
     commit = metadata.pop(plans.DATASET_INFO)
     for name, content in sorted(metadata.items()):
         publish(name, content)
     publish(plans.DATASET_INFO, commit)
 
 
+@dataclasses.dataclass
+class SplitSums:
+    """What the sidecars of a split add up to; grows with the shards, not with the pictures.
+
+    Attributes:
+        shard_lengths: records of each shard, in order.
+        bytes: size of the shards.
+        statistics: of the pictures.
+        thumbnails: the first ones.
+    """
+
+    shard_lengths: list[int] = dataclasses.field(default_factory=list)
+    bytes: int = 0
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
+    thumbnails: list[Thumbnail] = dataclasses.field(default_factory=list)
+
+    def add(self, sidecar: Sidecar) -> None:
+        """Adds the next shard."""
+        self.shard_lengths.append(sidecar.records)
+        self.bytes += sidecar.bytes
+        self.statistics = self.statistics + sidecar.statistics
+        wanted = plans.THUMBNAILS_PER_SPLIT - len(self.thumbnails)
+        self.thumbnails += sidecar.thumbnails[:wanted]
+
+    def summary(self) -> SplitSummary:
+        """Returns what the report tells of the split."""
+        return SplitSummary(
+            records=sum(self.shard_lengths),
+            shards=len(self.shard_lengths),
+            bytes=self.bytes,
+            statistics=self.statistics,
+            thumbnails=tuple(self.thumbnails),
+        )
+
+
+def _gather(
+    output_dir: str, plan: Plan
+) -> tuple[dict[str, SplitSums], Rows[Content], Rows[Reject]]:
+    """Reads each sidecar once.
+
+    Returns:
+        The sums by split; hash, id and label of each picture, sorted; the rejects, sorted.
+    """
+    files = storage.list_folder(output_dir)
+    splits = {name: SplitSums() for name in plan.splits}
+    contents = Sorter(columns=3, by=2)
+
+    def rejects() -> Iterator[Reject]:
+        yield from plans.read_missing(output_dir)
+        for name, sums in splits.items():
+            for shard in plan.shards(name):
+                sidecar = _read_finished(output_dir, plan, shard, files.get(shard.file_name))
+                sums.add(sidecar)
+                contents.extend(sidecar.contents)
+                yield from sidecar.rejects
+
+    left_out = sort(rejects())
+    return splits, contents.sorted(lambda *content: content), left_out
+
+
+def _read_finished(
+    output_dir: str, plan: Plan, shard: Shard, file: storage.Entry | None
+) -> Sidecar:
+    sidecar = read_sidecar(output_dir, shard)
+    if (
+        sidecar is None
+        or sidecar.fingerprint != plan.fingerprint
+        or file is None
+        or file.size != sidecar.bytes
+    ):
+        raise IncompleteError(
+            f"{storage.join(output_dir, shard.file_name)} is not finished; "
+            "run the same command again to make it"
+        )
+    return sidecar
+
+
 def check_rejects(
-    plan: Plan, rejects: list[Reject], max_reject_fraction: float, output_dir: str
+    plan: Plan, rejects: Iterable[Reject], max_reject_fraction: float, output_dir: str
 ) -> None:
     """Raises `TooManyRejectsError` if more pictures were left out than the user allows."""
-    reasons: dict[str, int] = {}
-    for reject in rejects:
-        reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
+    reasons = collections.Counter(reject.reason for reject in rejects)
     told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
     check_budget(
-        len(rejects),
+        reasons.total(),
         plan.found + plan.missing,
         max_reject_fraction,
         f"{told}; see {storage.join(output_dir, plans.REJECTS)}",
     )
 
 
-def _read_split(
-    output_dir: str, plan: Plan, split: str, files: dict[str, storage.Entry]
-) -> list[Sidecar]:
-    sidecars = []
-    for shard in plan.shards(split):
-        sidecar = read_sidecar(output_dir, shard)
-        file = files.get(shard.file_name)
-        if (
-            sidecar is None
-            or sidecar.fingerprint != plan.fingerprint
-            or file is None
-            or file.size != sidecar.bytes
-        ):
-            raise IncompleteError(
-                f"{storage.join(output_dir, shard.file_name)} is not finished; "
-                "run the same command again to make it"
-            )
-        sidecars.append(sidecar)
-    return sidecars
-
-
-def summarize(sidecars: Iterable[Sidecar]) -> SplitSummary:
-    """Returns the sum of a split's sidecars."""
-    records = shards = size = 0
-    statistics = Statistics()
-    thumbnails: list[Thumbnail] = []
-    for sidecar in sidecars:
-        records += sidecar.records
-        shards += 1
-        size += sidecar.bytes
-        statistics = statistics + sidecar.statistics
-        thumbnails += sidecar.thumbnails
-    return SplitSummary(
-        records=records,
-        shards=shards,
-        bytes=size,
-        statistics=statistics,
-        thumbnails=tuple(thumbnails[: plans.THUMBNAILS_PER_SPLIT]),
-    )
-
-
-def duplicates(sidecars: Iterable[Sidecar]) -> list[dict[str, int]]:
-    """Returns the pictures with equal pixels: for each group of them the labels by id, sorted."""
-    by_hash: dict[str, dict[str, int]] = {}
-    for sidecar in sidecars:
-        for content_hash, id, label in sidecar.contents:
-            by_hash.setdefault(content_hash, {})[id] = label
-    groups = [dict(sorted(group.items())) for group in by_hash.values() if len(group) > 1]
-    return sorted(groups, key=list)
-
-
-def tfds_metadata(plan: Plan, sidecars: dict[str, list[Sidecar]]) -> dict[str, bytes]:
+def tfds_metadata(plan: Plan, splits: Mapping[str, SplitSums]) -> dict[str, bytes]:
     """Returns the files that make TFDS know the folder, by name.
 
     A split without any record is left out: TFDS refuses to open a data set that has one.
@@ -155,12 +180,12 @@ def tfds_metadata(plan: Plan, sidecars: dict[str, list[Sidecar]]) -> dict[str, b
                 [
                     tfds.core.SplitInfo(
                         name=name,
-                        shard_lengths=[sidecar.records for sidecar in split],
-                        num_bytes=sum(sidecar.bytes for sidecar in split),
+                        shard_lengths=split.shard_lengths,
+                        num_bytes=split.bytes,
                         filename_template=template.replace(split=name),
                     )
-                    for name, split in sidecars.items()
-                    if any(sidecar.records for sidecar in split)
+                    for name, split in splits.items()
+                    if any(split.shard_lengths)
                 ]
             )
         )

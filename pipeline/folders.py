@@ -6,15 +6,17 @@ cost a few requests.
 
 import collections
 import dataclasses
+import itertools
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline import storage
+from pipeline.spool import Sorter, Value
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -78,8 +80,8 @@ def extension(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
-def list_files(folder: str, extensions: frozenset[str]) -> list[File]:
-    """Lists all files below a folder, at any depth.
+def list_files(folder: str, extensions: frozenset[str]) -> Iterator[File]:
+    """Lists all files below a folder, at any depth, holding none of them.
 
     Hidden files and folders (a leading dot, which covers the `._` files of macOS) and `__MACOSX`
     are passed over. On this machine symbolic links are followed, except back into a folder that
@@ -89,31 +91,26 @@ def list_files(folder: str, extensions: frozenset[str]) -> list[File]:
         folder: path of the folder, local or of any Beam file system.
         extensions: which extensions to list, in lower case and with the dot.
 
-    Returns:
-        The files, sorted by relative path.
+    Yields:
+        The files, in no order.
 
     Raises:
         LayoutError: if the folder does not exist, is a file, is empty or cannot be listed, or if a
             file's name is not valid Unicode.
     """
+    list_ = _list_local if storage.is_local(folder) else _list_remote
     try:
-        found = (
-            _list_local(folder, extensions)
-            if storage.is_local(folder)
-            else _list_remote(folder, extensions)
-        )
-        files = sorted(found, key=lambda file: file.relative_path)
+        for file in list_(folder, extensions):
+            # An id is hashed as UTF-8; a name with stray bytes (a surrogate in Python) has none.
+            try:
+                file.relative_path.encode()
+            except UnicodeEncodeError as error:
+                raise LayoutError(
+                    f"the name of {file.relative_path!r} in {folder} is not valid UTF-8; rename it"
+                ) from error
+            yield file
     except (BeamIOError, OSError) as error:
         raise LayoutError(f"cannot list the data folder {folder}: {error}") from error
-    for file in files:
-        # An id is hashed as UTF-8; a name with stray bytes (a surrogate in Python) has none.
-        try:
-            file.relative_path.encode()
-        except UnicodeEncodeError as error:
-            raise LayoutError(
-                f"the name of {file.relative_path!r} in {folder} is not valid UTF-8; rename it"
-            ) from error
-    return files
 
 
 def read(file: File) -> bytes:
@@ -170,16 +167,17 @@ def _list_remote(folder: str, extensions: frozenset[str]) -> Iterator[File]:
         )
     prefix = folder.rstrip("/") + "/"
     try:
-        (match,) = FileSystems.match([prefix + "**"])
+        found = _below(prefix)
+        first = next(found, None)
     except ValueError as error:  # an unknown scheme, or apache-beam[gcp] is not installed
         raise LayoutError(f"cannot list the data folder {folder}: {error}") from error
-    if not match.metadata_list:
+    if first is None:
         raise LayoutError(
             f"the data folder {folder} is a file; give the folder that holds the data"
             if FileSystems.exists(folder.rstrip("/"))
             else f"the data folder {folder} does not exist or is empty"
         )
-    for metadata in match.metadata_list:
+    for metadata in itertools.chain([first], found):
         relative_path = metadata.path.removeprefix(prefix)
         if extension(relative_path) in extensions and not any(
             map(_is_hidden, relative_path.split("/"))
@@ -192,15 +190,27 @@ def _list_remote(folder: str, extensions: frozenset[str]) -> Iterator[File]:
             )
 
 
+def _below(prefix: str) -> Iterator[FileMetadata]:
+    """Yields what a remote folder holds, at any depth."""
+    system = FileSystems.get_filesystem(prefix)
+    if system.has_dirs():
+        (match,) = FileSystems.match([prefix + "**"])
+        yield from match.metadata_list
+    else:
+        # match() makes a list of all objects, with 10 million of them several GB; this, which
+        # every store implements, yields them as the pages of the listing come.
+        yield from system._list(prefix)
+
+
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """The files of a data folder, sorted by what they can be.
+    """The files of a data folder, sorted by what they can be; pictures are kept on disk.
 
     Attributes:
         data_dir: the folder, as the user gave it.
         devkit: pictures below `cars_train` and `cars_test`, by split.
         car_ims: pictures below `car_ims`.
-        class_folders: pictures at `<root>/<split>/<class>/`, by root.
+        class_folders: pictures at `<root>/<split folder>/<class>/`, by root and split folder.
         elsewhere: all other pictures.
         annotation_files: `.mat` and `.csv` files, by name.
     """
@@ -208,32 +218,46 @@ class Contents:
     data_dir: str
     devkit: Mapping[str, Sequence[File]]
     car_ims: Sequence[File]
-    class_folders: Mapping[str, Sequence[File]]
+    class_folders: Mapping[str, Mapping[str, Sequence[File]]]
     elsewhere: Sequence[File]
     annotation_files: Mapping[str, Sequence[File]]
 
     @classmethod
     def of_folder(cls, data_dir: str) -> "Contents":
         """Lists a data folder; raises `LayoutError` as `list_files` does."""
-        devkit: dict[str, list[File]] = collections.defaultdict(list)
-        car_ims: list[File] = []
-        class_folders: dict[str, list[File]] = collections.defaultdict(list)
-        elsewhere: list[File] = []
+        return cls.of_files(data_dir, list_files(data_dir, IMAGE_EXTENSIONS | {".mat", ".csv"}))
+
+    @classmethod
+    def of_files(cls, data_dir: str, files: Iterable[File]) -> "Contents":
+        """Returns the contents of a folder that holds these files."""
         annotation_files: dict[str, list[File]] = collections.defaultdict(list)
-        for file in list_files(data_dir, IMAGE_EXTENSIONS | {".mat", ".csv"}):
-            above = file.folders
-            official = [name for name in above if name in ("cars_train", "cars_test", "car_ims")]
-            if file.extension not in IMAGE_EXTENSIONS:
-                annotation_files[_DOWNLOAD_NUMBER.sub("", file.name)].append(file)
-            elif official[-1:] == ["car_ims"]:
-                car_ims.append(file)
-            elif official:
-                devkit[official[-1].removeprefix("cars_")].append(file)
-            elif len(above) >= 2 and above[-2].lower() in SPLIT_OF_FOLDER:
-                class_folders["/".join(above[:-2])].append(file)
-            else:
-                elsewhere.append(file)
-        return cls(data_dir, devkit, car_ims, class_folders, elsewhere, annotation_files)
+
+        def pictures() -> Iterator[tuple[Value, ...]]:
+            for file in files:
+                if file.extension in IMAGE_EXTENSIONS:
+                    row = (file.relative_path, file.path, file.size, file.modified)
+                    yield (*_group(file.folders), *row)
+                else:
+                    annotation_files[_DOWNLOAD_NUMBER.sub("", file.name)].append(file)
+
+        sorter = Sorter(columns=7, by=4)
+        sorter.extend(pictures())
+        groups = sorter.sorted(_file).groups(3)
+        devkit: dict[str, Sequence[File]] = {}
+        class_folders: dict[str, dict[str, Sequence[File]]] = collections.defaultdict(dict)
+        for (layout, one, two), rows in groups.items():
+            if layout == "devkit":
+                devkit[one] = rows
+            elif layout == "class_folders":
+                class_folders[one][two] = rows
+        return cls(
+            data_dir,
+            devkit,
+            groups.get(("car_ims", "", ""), ()),
+            class_folders,
+            groups.get(("elsewhere", "", ""), ()),
+            annotation_files,
+        )
 
     def annotation_file(self, name: str) -> File | None:
         """Returns the annotation file of this name, the outermost of equal copies, or None.
@@ -257,11 +281,29 @@ class Contents:
 
     def unrecognised(self, problem: str) -> LayoutError:
         """Returns the error for a folder that does not fit, with what there is in it."""
-        groups = (*self.devkit.values(), self.car_ims, *self.class_folders.values(), self.elsewhere)
-        pictures = [file.relative_path for group in groups for file in group]
+        folders = [group for root in self.class_folders.values() for group in root.values()]
+        groups = [g for g in (*self.devkit.values(), self.car_ims, *folders, self.elsewhere) if g]
+        pictures = sum(map(len, groups))
         known = sorted(file.relative_path for v in self.annotation_files.values() for file in v)
         return LayoutError(
-            f"{problem}\nFound {len(pictures):,} pictures"
-            + (f", such as {pictures[0]}" if pictures else "")
+            f"{problem}\nFound {pictures:,} pictures"
+            + (f", such as {groups[0][0].relative_path}" if groups else "")
             + f"; .mat and .csv files: {', '.join(known[:5]) or 'none'}."
         )
+
+
+def _group(above: tuple[str, ...]) -> tuple[str, str, str]:
+    """Returns what a picture in these folders can be: layout, and which group of it."""
+    official = [name for name in above if name in ("cars_train", "cars_test", "car_ims")]
+    if official:
+        split = official[-1].removeprefix("cars_")
+        return ("car_ims", "", "") if split == "car_ims" else ("devkit", split, "")
+    if len(above) >= 2 and above[-2].lower() in SPLIT_OF_FOLDER:
+        return "class_folders", "/".join(above[:-2]), above[-2]
+    return "elsewhere", "", ""
+
+
+def _file(
+    _layout: str, _one: str, _two: str, relative_path: str, path: str, size: int, modified: float
+) -> File:
+    return File(path, relative_path, size, modified)

@@ -50,7 +50,9 @@ class Preprocess(beam.PTransform):
         """Wires the graph."""
         rows = (
             pipeline
-            | "Manifests" >> beam.Create(self._manifests())
+            # A graph that named each manifest would be too large for Dataflow one day.
+            | "ManifestCount" >> beam.Create([self.plan.manifests])
+            | "Manifests" >> beam.FlatMap(self._manifests).with_output_types(str)
             | "SpreadManifests" >> beam.Reshuffle()
             | "ReadRows" >> beam.FlatMap(plans.read_manifest)
             | "AssignShard" >> beam.Map(self._assign).with_output_types(tuple[ShardKey, CarImage])
@@ -69,8 +71,8 @@ class Preprocess(beam.PTransform):
             | "Commit" >> beam.Map(self._commit)
         )
 
-    def _manifests(self) -> list[str]:
-        return [plans.manifest_path(self.output_dir, i) for i in range(self.plan.manifests)]
+    def _manifests(self, count: int) -> Iterator[str]:
+        return (plans.manifest_path(self.output_dir, index) for index in range(count))
 
     def _assign(self, image: CarImage) -> tuple[ShardKey, CarImage]:
         return (image.split, shard_of(image.id, self.plan.splits[image.split].shards)), image

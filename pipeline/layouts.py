@@ -14,7 +14,7 @@ their own.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pipeline import annotations
 from pipeline.annotations import Annotation
@@ -39,8 +39,8 @@ from pipeline.listing import (
     join,
     note_on_unused,
     notes_on,
+    sort_by_id,
     table,
-    two_pictures,
 )
 from pipeline.rejects import Reject
 
@@ -82,15 +82,15 @@ def find(data_dir: str, layout: str = "auto") -> Listing:
         LayoutError: if no layout fits or several do, or if an annotation file or a name is not
             what it must be or cannot be read.
     """
-    readers: dict[str, Callable[[Contents], Listing]] = {
-        "devkit": _find_devkit,
-        "car_ims": _find_car_ims,
-        "class_folders": _find_class_folders,
-    }
-    if layout != "auto" and layout not in readers:
+    if layout != "auto" and layout not in LAYOUTS:
         raise LayoutError(f"--layout is {layout!r}; choose one of auto, {', '.join(LAYOUTS)}")
-    contents = Contents.of_folder(data_dir)
-    return readers[_detect(contents) if layout == "auto" else layout](contents)
+    return of_contents(Contents.of_folder(data_dir), layout)
+
+
+def of_contents(contents: Contents, layout: str = "auto") -> Listing:
+    """Returns the listing of a folder whose files are known; see `find`."""
+    chosen = _detect(contents) if layout == "auto" else layout
+    return _READERS[chosen](contents)
 
 
 def _detect(contents: Contents) -> str:
@@ -184,9 +184,11 @@ def _find_car_ims(contents: Contents) -> Listing:
     class_names, rows = annotations.read_cars_annos(file)
     # One folder holds both splits: which one a picture is of, its row says.
     split_of = {_stem(row): "test" if row.is_test else "train" for row in rows}
-    pictures: dict[str, list[File]] = {"train": [], "test": []}
-    for picture in contents.car_ims:
-        pictures[split_of.get(picture.stem, "train")].append(picture)
+
+    def of_split(split: str) -> Iterator[File]:
+        return (f for f in contents.car_ims if split_of.get(f.stem, "train") == split)
+
+    pictures = {split: of_split(split) for split in ("train", "test")}
     folder = _common_folder(contents.car_ims, otherwise="car_ims")
     expected = [
         Expected(
@@ -222,7 +224,7 @@ def _find_class_folders(contents: Contents) -> Listing:
     return _without_csv(contents, pictures, folder_names, notes)
 
 
-def _class_folders_by_split(contents: Contents) -> dict[str, list[File]]:
+def _class_folders_by_split(contents: Contents) -> dict[str, Sequence[File]]:
     """Returns the pictures in class folders, by split in the order of `SPLITS`."""
     if not contents.class_folders:
         raise _no_picture("class_folders", contents)
@@ -234,9 +236,7 @@ def _class_folders_by_split(contents: Contents) -> dict[str, list[File]]:
             "give one of these folders as --data_dir"
         )
     folder_of_split: dict[str, str] = {}
-    pictures: dict[str, list[File]] = {split: [] for split in SPLITS}
-    for file in contents.class_folders[root]:
-        folder = file.folders[-2]
+    for folder in sorted(contents.class_folders[root]):
         split = SPLIT_OF_FOLDER[folder.lower()]
         other = folder_of_split.setdefault(split, folder)
         if other != folder:
@@ -244,8 +244,11 @@ def _class_folders_by_split(contents: Contents) -> dict[str, list[File]]:
                 f"the folders {other} and {folder} in {contents.data_dir} are both the {split} "
                 "split; merge them or move one away"
             )
-        pictures[split].append(file)
-    return {split: files for split, files in pictures.items() if files}
+    return {
+        split: contents.class_folders[root][folder_of_split[split]]
+        for split in SPLITS
+        if split in folder_of_split
+    }
 
 
 def _without_csv(
@@ -256,17 +259,18 @@ def _without_csv(
 ) -> Listing:
     class_names = _official_table(folder_names) or tuple(folder_names)
     labels = {_folder_name(name): label for label, name in enumerate(class_names)}
-    images: dict[str, CarImage] = {}
-    for split, files in pictures.items():
-        for file in files:
-            folder = file.folders[-1]
-            id = f"{split}/{folder}/{file.stem}"
-            if id in images:
-                raise two_pictures(id, images[id].relative_path, file.relative_path)
-            images[id] = CarImage.of_file(file, id, split, labels[folder], box=None)
+
+    def images() -> Iterator[CarImage]:
+        for split, files in pictures.items():
+            for file in files:
+                folder = file.folders[-1]
+                id = f"{split}/{folder}/{file.stem}"
+                yield CarImage.of_file(file, id, split, labels[folder], box=None)
+
     notes += _note_on_subset(class_names, folder_names)
-    splits = count(images.values(), {}, class_names, is_annotated=False)
-    return _listing("class_folders", contents, class_names, images.values(), splits, notes)
+    found = {split: len(files) for split, files in pictures.items()}
+    splits = count(found, {}, class_names, is_annotated=False)
+    return _listing("class_folders", contents, class_names, images(), splits, notes)
 
 
 def _with_csv(
@@ -324,7 +328,8 @@ def _from_annotations(
 ) -> Listing:
     if not joined.images:
         raise _no_picture(layout, contents, notes)
-    splits = count(joined.images, joined.missing, class_names, is_annotated=True)
+    found = collections.Counter(image.split for image in joined.images)
+    splits = count(found, joined.missing, class_names, is_annotated=True)
     missing = [row for rows in joined.missing.values() for row in rows]
     notes = (*notes, *notes_on(joined))
     return _listing(layout, contents, class_names, joined.images, splits, notes, missing)
@@ -339,13 +344,15 @@ def _listing(
     notes: Sequence[str],
     missing: Sequence[Reject] = (),
 ) -> Listing:
+    elsewhere = contents.elsewhere
+    first = elsewhere[0] if elsewhere else None
     return Listing(
         layout=layout,
         class_names=class_names,
-        images=tuple(sorted(images, key=lambda image: (SPLITS.index(image.split), image.id))),
+        images=sort_by_id(images),
         missing=tuple(sorted(missing)),
         splits=splits,
-        notes=(*notes, *note_on_unused(contents.elsewhere, f"outside the {layout} layout")),
+        notes=(*notes, *note_on_unused(len(elsewhere), first, f"outside the {layout} layout")),
     )
 
 
@@ -386,3 +393,10 @@ def _common_folder(files: Sequence[File], otherwise: str) -> str:
     """Returns the folder of most files: where a missing one would be looked for."""
     counts = collections.Counter("/".join(file.folders) for file in files)
     return counts.most_common(1)[0][0] if counts else otherwise
+
+
+_READERS: dict[str, Callable[[Contents], Listing]] = {
+    "devkit": _find_devkit,
+    "car_ims": _find_car_ims,
+    "class_folders": _find_class_folders,
+}

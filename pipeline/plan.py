@@ -7,14 +7,16 @@ records, and the input. A folder that holds another plan is refused with the dif
 
 import dataclasses
 import hashlib
+import heapq
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import JobOptions, PictureOptions
-from pipeline.listing import SPLITS, CarImage, Listing
+from pipeline.listing import CarImage, Listing
 from pipeline.records import DATASET_NAME, FORMAT_VERSION
 from pipeline.rejects import Reject, to_jsonl
 from pipeline.shards import SIDECAR_FOLDER, Shard
@@ -163,10 +165,6 @@ def make(listing: Listing, picture: PictureOptions, examples_per_shard: int) -> 
         raise PlanError(
             f"no picture was found, only {len(listing.missing):,} annotations without a file"
         )
-    missing = listing.missing_by_split
-    found: dict[str, int] = {}
-    for image in listing.images:
-        found[image.split] = found.get(image.split, 0) + 1
     return Plan(
         picture=picture,
         layout=listing.layout,
@@ -174,13 +172,8 @@ def make(listing: Listing, picture: PictureOptions, examples_per_shard: int) -> 
         has_boxes=listing.has_boxes,
         examples_per_shard=examples_per_shard,
         splits={
-            name: SplitPlan(
-                found=found.get(name, 0),
-                missing=missing.get(name, 0),
-                shards=-(-found.get(name, 0) // examples_per_shard),
-            )
-            for name in SPLITS
-            if name in found or name in missing
+            row.split: SplitPlan(row.found, row.missing, -(-row.found // examples_per_shard))
+            for row in listing.splits
         },
         manifests=-(-len(listing.images) // ROWS_PER_MANIFEST),
         input_sha256=_input_sha256(listing),
@@ -219,15 +212,12 @@ def _identity(image: CarImage) -> str:
     return json.dumps(row, sort_keys=True, ensure_ascii=False)
 
 
-def _sorted(images: Iterable[CarImage]) -> list[CarImage]:
-    return sorted(images, key=lambda image: image.id)
-
-
 def _input_sha256(listing: Listing) -> str:
     sha256 = hashlib.sha256()
-    for image in _sorted(listing.images):
+    for image in listing.images:
         sha256.update(_identity(image).encode() + b"\n")
-    sha256.update(to_jsonl(list(listing.missing)).encode())
+    for line in to_jsonl(listing.missing):
+        sha256.update(line.encode())
     return sha256.hexdigest()
 
 
@@ -238,26 +228,28 @@ def manifest_path(output_dir: str, index: int) -> str:
 
 def read_manifest(path: str) -> Iterator[CarImage]:
     """Yields the rows of a manifest; raises `OSError`."""
-    for line in json_lines(storage.read_text(path)):
-        yield CarImage.from_json(json.loads(line))
+    return map(CarImage.from_json, _json_lines(path))
 
 
-def read_missing(output_dir: str) -> list[Reject]:
-    """Returns the pictures that were annotated but not found."""
+def read_manifests(output_dir: str, plan: Plan) -> Iterator[CarImage]:
+    """Yields every row of the input, sorted by id; raises `OSError`."""
+    for index in range(plan.manifests):
+        yield from read_manifest(manifest_path(output_dir, index))
+
+
+def read_missing(output_dir: str) -> Iterator[Reject]:
+    """Yields the pictures that were annotated but not found; raises `OSError`."""
     return read_rejects(storage.join(output_dir, MISSING))
 
 
-def read_rejects(path: str) -> list[Reject]:
-    """Returns the rows of a file that `rejects.to_jsonl` made; raises `OSError`."""
-    return [Reject(**json.loads(line)) for line in json_lines(storage.read_text(path))]
+def read_rejects(path: str) -> Iterator[Reject]:
+    """Yields the rows of a file that `rejects.to_jsonl` made; raises `OSError`."""
+    return (Reject(**row) for row in _json_lines(path))
 
 
-def json_lines(text: str) -> list[str]:
-    """Returns the lines of a JSON Lines text.
-
-    Not by splitlines(), which also splits at U+2028 and the like, and file names may hold those.
-    """
-    return [line for line in text.split("\n") if line]
+def _json_lines(path: str) -> Iterator[dict[str, Any]]:
+    # Lines of bytes: those of a text end at U+2028 and the like too, which file names may hold.
+    return map(json.loads, storage.read_lines(path))
 
 
 def read(output_dir: str) -> Plan | None:
@@ -314,16 +306,19 @@ def claim(options: JobOptions, plan: Plan, listing: Listing) -> None:
     storage.make_folder(storage.join(output_dir, SIDECAR_FOLDER))
     remove_temporaries(output_dir)
     _withdraw_if_incomplete(output_dir, plan)
-    rows = _sorted(listing.images)
-    for index in range(plan.manifests):
-        part = rows[index * ROWS_PER_MANIFEST : (index + 1) * ROWS_PER_MANIFEST]
-        lines = [json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in part]
-        storage.publish(manifest_path(output_dir, index), "".join(lines))
-    storage.publish(storage.join(output_dir, MISSING), to_jsonl(list(listing.missing)))
+    _write_manifests(output_dir, plan, listing)
     storage.publish(
         storage.join(output_dir, PREPROCESSING),
         json.dumps(plan.to_json(), indent=1, ensure_ascii=False) + "\n",
     )
+
+
+def _write_manifests(output_dir: str, plan: Plan, listing: Listing) -> None:
+    lines = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in listing.images)
+    for index in range(plan.manifests):
+        part = itertools.islice(lines, ROWS_PER_MANIFEST)
+        storage.publish(manifest_path(output_dir, index), "".join(part))
+    storage.publish(storage.join(output_dir, MISSING), "".join(to_jsonl(listing.missing)))
 
 
 def remove_temporaries(output_dir: str) -> None:
@@ -382,19 +377,25 @@ def _flat(plan: Plan) -> dict[str, Any]:
 
 
 def _input_difference(output_dir: str, earlier: Plan, listing: Listing) -> str:
-    old: dict[str, str] = {}
+    """Returns how many pictures changed and the first of them; both inputs are sorted by id."""
+    old = ((image.id, "gone", image) for image in read_manifests(output_dir, earlier))
+    new = ((image.id, "added", image) for image in listing.images)
+    counts: dict[str, int] = {}
+    first: dict[str, str] = {}
     try:
-        for index in range(earlier.manifests):
-            for image in read_manifest(manifest_path(output_dir, index)):
-                old[image.id] = _identity(image)
+        merged = heapq.merge(old, new, key=lambda row: row[0])
+        for id, rows in itertools.groupby(merged, key=lambda row: row[0]):
+            what, images = zip(*((what, image) for _, what, image in rows), strict=True)
+            if len(images) == 2 and _identity(images[0]) == _identity(images[1]):
+                continue
+            verb = "changed" if len(images) == 2 else what[0]
+            counts[verb] = counts.get(verb, 0) + 1
+            first.setdefault(verb, id)
     except FileNotFoundError:  # a run that was to replace the folder was killed at that
         return "the input differs"
-    new = {image.id: _identity(image) for image in listing.images}
-    changed = sorted(id for id in old.keys() & new.keys() if old[id] != new[id])
-    gone, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
     parts = [
-        f"{len(ids):,} pictures {verb} (first: {ids[0]})"
-        for ids, verb in ((changed, "changed"), (gone, "gone"), (added, "added"))
-        if ids
+        f"{counts[verb]:,} pictures {verb} (first: {first[verb]})"
+        for verb in ("changed", "gone", "added")
+        if verb in counts
     ]
     return "the input differs: " + (", ".join(parts) or "other pictures are missing")

@@ -7,7 +7,10 @@ failed (`OSError`); it is raised, so that the runner retries, and never becomes 
 
 import dataclasses
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from pipeline.spool import Rows, Sorter
 
 MISSING = "missing"
 
@@ -51,9 +54,16 @@ class Reject:
         return dataclasses.asdict(self)
 
 
-def to_jsonl(rejects: list[Reject]) -> str:
-    """Returns the text of `rejects.jsonl`: one JSON object a line, sorted by id."""
-    return "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in sorted(rejects))
+def to_jsonl(rejects: Iterable[Reject]) -> Iterator[str]:
+    """Yields the lines of `rejects.jsonl`: one JSON object each, in the order given."""
+    return (json.dumps(reject.to_json(), ensure_ascii=False) + "\n" for reject in rejects)
+
+
+def sort(rejects: Iterable[Reject]) -> Rows[Reject]:
+    """Returns the rejects sorted by id, on disk."""
+    sorter = Sorter(columns=4, by=4)
+    sorter.extend((reject.id, reject.path, reject.reason, reject.detail) for reject in rejects)
+    return sorter.sorted(Reject)
 
 
 def check_budget(rejected: int, total: int, max_fraction: float, where: str) -> None:

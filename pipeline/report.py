@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import report_page, report_text
+from pipeline.duplicates import EqualPictures, split_of
 from pipeline.rejects import Reject
 from pipeline.statistics import Statistics
 
@@ -97,8 +98,7 @@ def make_report(
     class_names: Sequence[str],
     splits: Mapping[str, SplitSummary],
     rejects: Sequence[Reject],
-    duplicates: Sequence[tuple[str, ...]],
-    labels: Mapping[str, int] | None = None,
+    equal: EqualPictures,
 ) -> Report:
     """Returns the report on a finished run.
 
@@ -108,10 +108,9 @@ def make_report(
         class_names: names of the classes, by label.
         splits: what was made, by name of the split, in the order to show.
         rejects: pictures left out, in the order to show.
-        duplicates: ids of pictures with equal pixels, a tuple for each group.
-        labels: labels of the ids in `duplicates`, where known; groups that disagree are marked.
+        equal: pictures with equal pixels; groups with two labels or two splits are marked.
     """
-    content = _content(preprocessing, class_names, splits, rejects, duplicates, labels or {})
+    content = _content(preprocessing, class_names, splits, rejects, equal)
     thumbnails = {name: split.thumbnails for name, split in splits.items()}
     return Report(json=content, html=report_page.render(content, thumbnails, rejects))
 
@@ -143,7 +142,7 @@ def summary(report: Mapping[str, Any]) -> "RenderableType":
     else:
         lines.append(Text("left out: none"))
     if report["duplicates"]:
-        lines.append(Text(report_text.equal_pictures(report["duplicates"])))
+        lines.append(Text(report_text.equal_pictures(report)))
     return Group(table, Text(), *lines)
 
 
@@ -196,8 +195,7 @@ def _content(
     class_names: Sequence[str],
     splits: Mapping[str, SplitSummary],
     rejects: Sequence[Reject],
-    duplicates: Sequence[tuple[str, ...]],
-    labels: Mapping[str, int],
+    equal: EqualPictures,
 ) -> dict[str, Any]:
     total = SplitSummary(
         records=sum(split.records for split in splits.values()),
@@ -206,12 +204,18 @@ def _content(
         statistics=sum((split.statistics for split in splits.values()), Statistics()),
     )
     reasons = collections.Counter(reject.reason for reject in rejects)
+    totals = {
+        field: getattr(equal, field)
+        for field in ("in_all", "pictures", "labels_differ", "splits_differ")
+    }
     return {
         "total": _split_content(total),
         "splits": {name: _split_content(split) for name, split in splits.items()},
         "class_names": list(class_names),
         "rejects": {"count": len(rejects), "by_reason": dict(sorted(reasons.items()))},
-        "duplicates": [_group_content(ids, splits, labels) for ids in duplicates],
+        "duplicates": [_group_content(group, splits) for group in equal.groups],
+        # Only of a set with more of them than are named one by one.
+        **({} if equal.complete else {"duplicates_in_all": totals}),
         "preprocessing": {k: v for k, v in preprocessing.items() if k != "class_names"},
     }
 
@@ -227,16 +231,11 @@ def _split_content(split: SplitSummary) -> dict[str, Any]:
     }
 
 
-def _group_content(
-    ids: tuple[str, ...], splits: Mapping[str, SplitSummary], labels: Mapping[str, int]
-) -> dict[str, Any]:
+def _group_content(labels: Mapping[str, int], splits: Mapping[str, SplitSummary]) -> dict[str, Any]:
     """Returns a group of equal pictures, and what makes it harmful: two labels, two splits."""
-    named = {id: labels[id] for id in ids if id in labels}
-    # The ids of most layouts begin with the split.
-    touched = {id.split("/")[0] for id in ids} & splits.keys()
     return {
-        "ids": list(ids),
-        "labels": named,
-        "labels_differ": len(set(named.values())) > 1,
-        "splits_differ": len(touched) > 1,
+        "ids": list(labels),
+        "labels": dict(labels),
+        "labels_differ": len(set(labels.values())) > 1,
+        "splits_differ": len({split_of(id, splits) for id in labels} - {None}) > 1,
     }

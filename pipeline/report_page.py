@@ -4,8 +4,11 @@ Bars are boxes of HTML and not drawings: their text stays readable on a phone, w
 scaled plot would shrink.
 """
 
+import bisect
 import collections
+import heapq
 import html
+import itertools
 import statistics as averages
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -279,10 +282,13 @@ def _histogram(counts: Histogram, width: int, unit: str, scale: float = 1) -> st
     The one picture in a hundred beyond the rest is counted in the last bar: a single huge one would
     press all others into a corner.
     """
-    values = [edge for edge in sorted(counts) for _ in range(counts[edge])]
-    low, high = values[0], values[(len(values) - 1) * 99 // 100]
+    values = sorted(counts)
+    ranks = list(itertools.accumulate(counts[value] for value in values))  # pictures up to each
+    low, high = values[0], values[bisect.bisect_right(ranks, (ranks[-1] - 1) * 99 // 100)]
     step = width * -(-(high - low + width) // (width * MAX_BARS))
-    bars = collections.Counter(min(value, high) // step * step for value in values)
+    bars: collections.Counter[int] = collections.Counter()
+    for value in values:
+        bars[min(value, high) // step * step] += counts[value]
     edges = range(low // step * step, high + 1, step)
 
     def number(edge: int) -> str:
@@ -351,11 +357,11 @@ def _reject_tables(totals: Mapping[str, Any], rejects: Sequence[Reject]) -> str:
         numbers=True,
     )
     # The rarest reason first: a thousand missing files must not hide the one that is truncated.
-    ordered = sorted(rejects, key=lambda reject: totals["by_reason"][reject.reason])
-    rows = [
-        [_code(r.id), _text(r.reason), f"{_text(r.detail)}<br>{_code(r.path)}"]
-        for r in ordered[:MAX_REJECT_ROWS]
-    ]
+    # nsmallest: as sorted()[:n], holding no more than n.
+    first = heapq.nsmallest(
+        MAX_REJECT_ROWS, rejects, key=lambda reject: totals["by_reason"][reject.reason]
+    )
+    rows = [[_code(r.id), _text(r.reason), f"{_text(r.detail)}<br>{_code(r.path)}"] for r in first]
     more = len(rejects) - len(rows)
     told = f"{more:,} more in rejects.jsonl." if more else "The same rows are in rejects.jsonl."
     return (
@@ -386,7 +392,7 @@ def _duplicate_table(content: Mapping[str, Any]) -> str:
     table = _table([], [row(group) for group in ordered[:MAX_DUPLICATE_ROWS]])
     more = len(groups) - MAX_DUPLICATE_ROWS
     told = f'<p class="soft">{more:,} more groups in report.json.</p>' if more > 0 else ""
-    text = report_text.equal_pictures(groups)
+    text = report_text.equal_pictures(content)
     return (
         f'<p class="soft">{_text(text[0].upper() + text[1:])}. All of them are stored; nothing is '
         f"dropped silently.</p>\n{table}{told}"

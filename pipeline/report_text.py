@@ -1,6 +1,6 @@
 """The figures of `report.json` in words, for the page and the terminal alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 SPLIT_COLUMNS = (
@@ -62,12 +62,18 @@ def distortion(split: Mapping[str, Any]) -> str:
     return f"PSNR {split['psnr']:.2f} dB over {others:,} pictures{exact}"
 
 
-def equal_pictures(groups: Sequence[Mapping[str, Any]]) -> str:
+def equal_pictures(report: Mapping[str, Any]) -> str:
     """Returns how many pictures are equal to another, and what is harmful about it."""
-    pictures = sum(len(group["ids"]) for group in groups)
-    text = f"equal pictures: {pictures:,} in {len(groups):,} groups"
-    if count := sum(group["labels_differ"] for group in groups):
+    groups = report["duplicates"]
+    totals = report.get("duplicates_in_all") or {
+        "in_all": len(groups),
+        "pictures": sum(len(group["ids"]) for group in groups),
+        "labels_differ": sum(group["labels_differ"] for group in groups),
+        "splits_differ": sum(group["splits_differ"] for group in groups),
+    }
+    text = f"equal pictures: {totals['pictures']:,} in {totals['in_all']:,} groups"
+    if count := totals["labels_differ"]:
         text += f", {count:,} under different labels"
-    if count := sum(group["splits_differ"] for group in groups):
+    if count := totals["splits_differ"]:
         text += f", {count:,} in more than one split"
     return text

@@ -76,6 +76,12 @@ def read_text(path: str) -> str:
     return read_bytes(path).decode()
 
 
+def read_lines(path: str) -> Iterator[bytes]:
+    """Yields the lines of a file, split at newlines alone; raises as `read_bytes`."""
+    with _os_errors(path), open_binary(path) as file:
+        yield from file
+
+
 def open_binary(path: str) -> BinaryIO:
     """Returns a file opened for reading from its start; raises as `read_bytes`."""
     if is_local(path):

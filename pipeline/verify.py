@@ -6,9 +6,10 @@ the shard and at the place that its id demands, with the label that the manifest
 
 import hashlib
 import io
+import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -17,11 +18,11 @@ from PIL import Image, UnidentifiedImageError
 from pipeline import plan as plans
 from pipeline import storage, tfrecord
 from pipeline.config import PACKED_ROWS
-from pipeline.listing import CarImage
 from pipeline.plan import Plan
 from pipeline.quantize import LUMA_WEIGHTS
 from pipeline.records import UInt8, decode, features, unpack
 from pipeline.shards import Shard, digest, read_sidecar, shard_of
+from pipeline.spool import Sorter
 
 _T = TypeVar("_T")
 
@@ -44,31 +45,86 @@ def verify(output_dir: str, on_record: Callable[[], None] = lambda: None) -> Ite
         OSError: if a file cannot be read.
     """
     plan = _committed_plan(output_dir)
-    lengths = _read(storage.join(output_dir, plans.DATASET_INFO), _metadata_lengths)
-    rows = {
-        row.id: row
-        for index in range(plan.manifests)
-        for row in _read(plans.manifest_path(output_dir, index), _manifest)
-    }
-    rejects = _read(storage.join(output_dir, plans.REJECTS), plans.read_rejects)
-    rejected = {reject.id for reject in rejects}
+    lengths = dict(_read(storage.join(output_dir, plans.DATASET_INFO), _metadata_lengths))
+    demands = _Demands(output_dir, plan)
     yield from _schema_problems(output_dir, plan)
-    seen: set[str] = set()
     for split in plan.splits:
         counts = []
         for shard in plan.shards(split):
-            before = len(seen)
-            yield from _verify_shard(output_dir, plan, shard, rows, seen, on_record)
-            counts.append(len(seen) - before)
+            seen: set[str] = set()
+            yield from _verify_shard(output_dir, plan, shard, demands, seen, on_record)
+            counts.append(len(seen))
         if lengths.get(split, [0] * len(counts)) != counts:
             yield (
                 f"{plans.DATASET_INFO}: split {split} is said to have "
                 f"{sum(lengths.get(split, [])):,} records, its shards have {sum(counts):,}"
             )
-    for id in sorted(rows.keys() - seen - rejected):
-        yield f"{id}: in no shard, and not among the rejects"
-    for id in sorted(seen & rejected):
-        yield f"{id}: in a shard, and also among the rejects"
+    yield from demands.unmet()
+
+
+class _Demands:
+    """What the manifests and the rejects say of each shard, one shard in memory at a time."""
+
+    def __init__(self, output_dir: str, plan: Plan) -> None:
+        sorter = Sorter(columns=5, by=3)
+        for index in range(plan.manifests):
+            sorter.extend(
+                (row.split, shard_of(row.id, plan.splits[row.split].shards), row.id, row.label, 0)
+                for row in _read(plans.manifest_path(output_dir, index), plans.read_manifest)
+            )
+        sorter.extend(
+            # A reject does not tell its split, so it is looked for in each.
+            (*place, reject.id, None, 1)
+            for reject in _read(storage.join(output_dir, plans.REJECTS), plans.read_rejects)
+            for place in _places(plan, reject.id)
+        )
+        self._plan = plan
+        self._shards = sorter.sorted(lambda _split, _shard, *row: row).groups(2)
+        self._odd = Sorter(columns=2, by=2)
+
+    def of_shard(self, shard: Shard) -> tuple[dict[str, int], set[str]]:
+        """Returns the labels by id, and the ids of the rejects, of a shard."""
+        return self._read((shard.split, shard.index))
+
+    def of_stranger(self, id: str) -> tuple[Shard, int] | None:
+        """Returns shard and label of an id that was met in another shard, or None."""
+        self._odd.extend([(id, "met")])
+        for split, index in _places(self._plan, id):
+            labels, _ = self._read((split, index))
+            if id in labels:
+                return Shard(split, index, self._plan.splits[split].shards), labels[id]
+        return None
+
+    def after_shard(self, shard: Shard, seen: set[str]) -> None:
+        """Notes what is amiss when the records of a shard were all read."""
+        labels, rejects = self.of_shard(shard)
+        self._odd.extend((id, "lost") for id in labels.keys() - seen - rejects)
+        self._odd.extend((id, "also a reject") for id in seen & rejects)
+
+    def unmet(self) -> Iterator[str]:
+        """Yields what was noted, sorted by id."""
+        rows = self._odd.sorted(lambda id, what: (id, what))
+        for id, group in itertools.groupby(rows, key=lambda row: row[0]):
+            noted = {what for _, what in group}
+            if "lost" in noted and "met" not in noted:
+                yield f"{id}: in no shard, and not among the rejects"
+            if "also a reject" in noted:
+                yield f"{id}: in a shard, and also among the rejects"
+
+    def _read(self, place: tuple[str, int]) -> tuple[dict[str, int], set[str]]:
+        labels: dict[str, int] = {}
+        rejects: set[str] = set()
+        for id, label, is_reject in self._shards.get(place, ()):
+            if is_reject:
+                rejects.add(id)
+            else:
+                labels[id] = label
+        return labels, rejects
+
+
+def _places(plan: Plan, id: str) -> list[tuple[str, int]]:
+    """Returns the shard of an id in each split that has any."""
+    return [(name, shard_of(id, s.shards)) for name, s in plan.splits.items() if s.shards]
 
 
 def _committed_plan(output_dir: str) -> Plan:
@@ -84,9 +140,10 @@ def _committed_plan(output_dir: str) -> Plan:
     return plan
 
 
-def _read(path: str, read: Callable[[str], _T]) -> _T:
+def _read(path: str, read: Callable[[str], Iterable[_T]]) -> Iterator[_T]:
+    """Yields what is read; what is wrong with the file is an `UnverifiableError`."""
     try:
-        return read(path)
+        yield from read(path)
     except FileNotFoundError as error:
         raise UnverifiableError(
             f"{path} is missing; the same preprocess command writes it again"
@@ -97,13 +154,13 @@ def _read(path: str, read: Callable[[str], _T]) -> _T:
         ) from error
 
 
-def _metadata_lengths(path: str) -> dict[str, list[int]]:
+def _metadata_lengths(path: str) -> list[tuple[str, list[int]]]:
     info = json.loads(storage.read_text(path))
-    return {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
+    return [(s["name"], [int(n) for n in s["shardLengths"]]) for s in info["splits"]]
 
 
-def _manifest(path: str) -> list[CarImage]:
-    return list(plans.read_manifest(path))
+def _whole(path: str) -> list[str]:
+    return [storage.read_text(path)]
 
 
 def _schema_problems(output_dir: str, plan: Plan) -> Iterator[str]:
@@ -111,7 +168,7 @@ def _schema_problems(output_dir: str, plan: Plan) -> Iterator[str]:
         features(plan.picture, plan.class_names).save_config(folder)
         for name in (plans.FEATURES, plans.LABELS):
             expected = storage.read_text(storage.join(folder, name))
-            if _read(storage.join(output_dir, name), storage.read_text) != expected:
+            if [*_read(storage.join(output_dir, name), _whole)] != [expected]:
                 yield f"{name}: is not what {plans.PREPROCESSING} demands"
 
 
@@ -119,11 +176,12 @@ def _verify_shard(
     output_dir: str,
     plan: Plan,
     shard: Shard,
-    rows: dict[str, CarImage],
+    demands: _Demands,
     seen: set[str],
     on_record: Callable[[], None],
 ) -> Iterator[str]:
     name = shard.file_name
+    labels, _ = demands.of_shard(shard)
     sidecar = read_sidecar(output_dir, shard)
     if sidecar is None:
         yield f"{name}: its sidecar {shard.sidecar_name} is missing or broken"
@@ -146,7 +204,12 @@ def _verify_shard(
                     yield f"{where}: no id"
                     continue
                 id = id_bytes.decode(errors="replace")
-                for problem in _problems(plan, shard, fields, id, rows, seen, previous):
+                place = (shard, labels[id]) if id in labels else demands.of_stranger(id)
+                if id in seen:
+                    yield f"{where} ({id}): this id was read before"
+                elif digest(id) < previous:
+                    yield f"{where} ({id}): out of order in its shard"
+                for problem in _problems(plan, shard, fields, place):
                     yield f"{where} ({id}): {problem}"
                 previous = max(previous, digest(id))
                 seen.add(id)
@@ -157,6 +220,7 @@ def _verify_shard(
     else:
         if sidecar is not None and sha256.hexdigest() != sidecar.sha256:
             yield f"{name}: its sha256 is not the one in {shard.sidecar_name}"
+    demands.after_shard(shard, seen)
 
 
 class _Tee(io.BytesIO):
@@ -173,26 +237,16 @@ class _Tee(io.BytesIO):
 
 
 def _problems(
-    plan: Plan,
-    shard: Shard,
-    fields: dict[str, Any],
-    id: str,
-    rows: dict[str, CarImage],
-    seen: set[str],
-    previous: bytes,
+    plan: Plan, shard: Shard, fields: dict[str, Any], place: tuple[Shard, int] | None
 ) -> Iterator[str]:
-    if id in seen:
-        yield "this id was read before"
-    elif digest(id) < previous:
-        yield "out of order in its shard"
-    row = rows.get(id)
-    if row is None:
+    if place is None:
         yield "this id is not in the manifest of the input"
     else:
-        if (row.split, shard_of(id, shard.count)) != (shard.split, shard.index):
-            yield f"belongs to {Shard(row.split, shard_of(id, shard.count), shard.count).file_name}"
-        if fields.get("label") != row.label:
-            yield f"label is {fields.get('label')}, the input says {row.label}"
+        home, demanded = place
+        if home != shard:
+            yield f"belongs to {home.file_name}"
+        if fields.get("label") != demanded:
+            yield f"label is {fields.get('label')}, the input says {demanded}"
     label = fields.get("label")
     if not isinstance(label, int) or not 0 <= label < len(plan.class_names):
         yield f"label is {label}, outside 0 to {len(plan.class_names) - 1}"

@@ -12,7 +12,6 @@ from pipeline import plan as plans
 from pipeline.config import PictureOptions
 from pipeline.plan import Plan, PlanError
 from pipeline.rejects import Reject, TooManyRejectsError, to_jsonl
-from pipeline.shards import Sidecar
 from tests.pipeline import folders
 from tests.pipeline.test_job import write_one_by_one
 
@@ -137,12 +136,9 @@ def test_equal_pictures_are_found_across_shards_and_splits(data_dir, tmp_path):
         with open(path, "wb") as file:
             file.write(folders.jpeg(seed=777))
     output_dir, plan = made_of(data_dir, tmp_path)
-    sidecars: list[Sidecar] = []
-    for shard in plan.all_shards():
-        sidecar = shards.read_sidecar(output_dir, shard)
-        assert sidecar is not None
-        sidecars.append(sidecar)
-    group, two = finish.duplicates(sidecars)
+    finish.finish(output_dir, plan, 0.0)
+    report = json.loads(pathlib.Path(output_dir, "report.json").read_text())
+    group, two = (group["labels"] for group in report["duplicates"])
     assert [id.split("/")[-1] for id in two] == ["00003", "00006"]
     assert {id.split("/")[-1]: label for id, label in group.items()} == {
         "00000": 0,
@@ -151,10 +147,16 @@ def test_equal_pictures_are_found_across_shards_and_splits(data_dir, tmp_path):
     }
 
 
+def summarize(output_dir, shards_of_split):
+    sums = finish.SplitSums()
+    for shard in shards_of_split:
+        sums.add(shards.read_sidecar(output_dir, shard))
+    return sums.summary()
+
+
 def test_the_summary_of_a_split_is_the_sum_of_its_shards(data_dir, tmp_path):
     output_dir, plan = made_of(data_dir, tmp_path)
-    sidecars = [shards.read_sidecar(output_dir, shard) for shard in plan.shards("train")]
-    summary = finish.summarize([s for s in sidecars if s])
+    summary = summarize(output_dir, plan.shards("train"))
     sizes = [os.path.getsize(os.path.join(output_dir, s.file_name)) for s in plan.shards("train")]
     assert (summary.records, summary.shards, summary.bytes) == (12, 3, sum(sizes))
     assert summary.statistics.pictures == 12
@@ -183,12 +185,12 @@ def test_a_run_whose_folder_was_taken_over_commits_nothing(data_dir, tmp_path):
 def test_what_was_missing_at_listing_is_among_the_rejects(data_dir, tmp_path):
     output_dir, plan = made_of(data_dir, tmp_path)
     row = Reject("train/lost", "train/lost.jpg", "missing", "no such file")
-    pathlib.Path(output_dir, "_shards", "missing.jsonl").write_text(to_jsonl([row]))
+    pathlib.Path(output_dir, "_shards", "missing.jsonl").write_text("".join(to_jsonl([row])))
     with pytest.raises(TooManyRejectsError, match="1 missing"):
         finish.finish(output_dir, plan, 0.0)
     assert not os.path.exists(os.path.join(output_dir, "dataset_info.json"))
     finish.finish(output_dir, plan, 0.1)
-    assert pathlib.Path(output_dir, "rejects.jsonl").read_text() == to_jsonl([row])
+    assert pathlib.Path(output_dir, "rejects.jsonl").read_text() == "".join(to_jsonl([row]))
 
 
 def test_a_shard_of_another_run_is_not_committed(data_dir, tmp_path):
@@ -204,4 +206,4 @@ def test_a_contact_sheet_has_no_more_thumbnails_than_it_may(data_dir, tmp_path, 
     output_dir, plan = made_of(data_dir, tmp_path)
     sidecars = [shards.read_sidecar(output_dir, shard) for shard in plan.shards("train")]
     assert [len(sidecar.thumbnails) for sidecar in sidecars if sidecar] == [2, 2, 2]
-    assert len(finish.summarize([s for s in sidecars if s]).thumbnails) == 4
+    assert len(summarize(output_dir, plan.shards("train")).thumbnails) == 4

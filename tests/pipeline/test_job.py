@@ -111,8 +111,8 @@ def test_a_run_that_failed_its_budget_resumes_under_a_larger_one(data_dir, tmp_p
         output_dir, made.shards("train")[shards.shard_of(_id(bad), made.splits["train"].shards)]
     )
     assert sidecar is not None
-    assert storage.read_text(os.path.join(output_dir, "rejects.jsonl")) == to_jsonl(
-        list(sidecar.rejects)
+    assert storage.read_text(os.path.join(output_dir, "rejects.jsonl")) == "".join(
+        to_jsonl(sidecar.rejects)
     )
     assert os.path.exists(os.path.join(output_dir, "dataset_info.json"))
 

@@ -146,14 +146,18 @@ def test_the_devkit_layout_is_found_wherever_people_put_it(devkit, moves):
 def test_a_picture_knows_its_file(devkit):
     path = devkit / "cars_train/00001.jpg"
     os.utime(path, (5, 6.5))
-    image = find(str(devkit)).images[0]
+    image = by_id(find(str(devkit)))["train/00001"]
     assert (image.id, image.split, image.label) == ("train/00001", "train", 1)
     assert (image.path, image.relative_path) == (str(path), "cars_train/00001.jpg")
     assert (image.size, image.modified) == (path.stat().st_size, 6.5)
 
 
-def test_pictures_are_ordered_by_split_and_id(devkit):
-    assert [image.id for image in find(str(devkit)).images] == list(DEVKIT_LABELS)
+def by_id(listing):
+    return {image.id: image for image in listing.images}
+
+
+def test_pictures_are_ordered_by_id(devkit):
+    assert [image.id for image in find(str(devkit)).images] == sorted(DEVKIT_LABELS)
 
 
 def test_the_test_split_without_labels_is_left_out_and_the_file_named(devkit):
@@ -224,7 +228,7 @@ def test_a_bad_box_is_kept_for_the_decoder_and_noted(devkit):
     rows[1]["bbox_x1"] = 4000
     write_mat(devkit / "devkit/cars_train_annos.mat", rows)
     listing = find(str(devkit))
-    assert listing.images[1].box == (4000, 2, 32, 40)
+    assert by_id(listing)["train/00002"].box == (4000, 2, 32, 40)
     assert "(4000, 2, 32, 40) of train/00002" in listing.notes[0]
 
 
@@ -376,9 +380,9 @@ def test_any_class_folders_are_found(tmp_path, validation):
     listing = find(str(tmp_path))
     assert listing.class_names == ("B", "b", "é")
     assert [(image.id, image.split, image.label, image.box) for image in listing.images] == [
+        ("test/é/1", "test", 2, None),
         ("train/B/2", "train", 0, None),
         ("train/b/1", "train", 1, None),
-        ("test/é/1", "test", 2, None),
         ("validation/b/1", "validation", 1, None),
     ]
     assert not listing.has_boxes
@@ -526,8 +530,9 @@ def test_the_same_is_found_in_a_bucket_with_one_listing(devkit, monkeypatch):
     assert [image.relative_path for image in remote.images] == [
         image.relative_path for image in local.images
     ]
-    assert remote.images[0].path == "store://data/cars_train/00001.jpg"
-    assert remote.images[0].modified == 0.0
+    picture = by_id(remote)["train/00001"]
+    assert picture.path == "store://data/cars_train/00001.jpg"
+    assert picture.modified == 0.0
 
 
 def test_workers_import_neither_scipy_nor_rich():

@@ -52,7 +52,7 @@ def test_rows_are_joined_by_split_and_name_without_extension():
     ]
     detail = "annos.mat names it in the train split; there is no such file"
     assert joined.missing == {"train": [Reject("train/2", "train/2.jpg", MISSING, detail)]}
-    assert joined.unused == [file("a/3.jpg")]
+    assert (joined.unused, joined.first_unused) == (1, file("a/3.jpg"))
 
 
 def test_two_files_for_one_row_are_an_error_that_names_both():
@@ -62,7 +62,7 @@ def test_two_files_for_one_row_are_an_error_that_names_both():
 
 def test_two_files_without_a_row_are_only_unused():
     joined = listing.join([row("train", "2")], {"train": [file("a/1.jpg"), file("b/1.png")]})
-    assert joined.unused == [file("a/1.jpg"), file("b/1.png")]
+    assert (joined.unused, joined.first_unused) == (2, file("a/1.jpg"))
 
 
 def test_two_rows_for_one_file_are_an_error():
@@ -96,11 +96,11 @@ def test_counts_stand_against_the_official_ones_for_the_official_classes_only():
     joined = listing.join(
         [row("train", "1"), row("train", "2"), row("test", "1")], {"train": [file("1.jpg")]}
     )
-    assert listing.count(joined.images, joined.missing, OFFICIAL_CLASS_NAMES, True) == (
+    assert listing.count({"train": 1}, joined.missing, OFFICIAL_CLASS_NAMES, True) == (
         SplitCount("train", found=1, missing=1, annotated=2, official=8144),
         SplitCount("test", found=0, missing=1, annotated=1, official=8041),
     )
-    assert listing.count(joined.images, {}, ("A", "B"), False) == (
+    assert listing.count({"train": 1}, {}, ("A", "B"), False) == (
         SplitCount("train", found=1, missing=0, annotated=None, official=None),
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import layouts, plan
 from pipeline.config import JobOptions, PictureOptions
-from pipeline.listing import CarImage
+from pipeline.listing import CarImage, sort_by_id
 from pipeline.plan import PlanError
 from pipeline.rejects import Reject
 from tests.pipeline import folders
@@ -48,7 +48,7 @@ def test_the_fingerprint_covers_what_makes_the_bytes(data_dir):
     def with_first(**changes: object) -> plan.Plan:
         image = dataclasses.replace(first, **changes)
         return plan.make(
-            dataclasses.replace(listing, images=(image, *listing.images[1:])), SMALL, 5
+            dataclasses.replace(listing, images=sort_by_id([image, *listing.images[1:]])), SMALL, 5
         )
 
     others = [
@@ -73,7 +73,7 @@ def test_the_fingerprint_does_not_cover_the_order_or_where_the_data_lies(data_di
     listing = layouts.find(data_dir)
     shutil.copytree(data_dir, tmp_path / "copy")  # keeps modification times
     copy = layouts.find(str(tmp_path / "copy"))
-    reordered = dataclasses.replace(copy, images=copy.images[::-1])
+    reordered = dataclasses.replace(copy, images=sort_by_id(copy.images[::-1]))
     assert plan.make(reordered, SMALL, 5).fingerprint == plan.make(listing, SMALL, 5).fingerprint
 
 

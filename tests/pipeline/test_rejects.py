@@ -3,7 +3,14 @@ import pickle
 
 import pytest
 
-from pipeline.rejects import BadImageError, Reject, TooManyRejectsError, check_budget, to_jsonl
+from pipeline.rejects import (
+    BadImageError,
+    Reject,
+    TooManyRejectsError,
+    check_budget,
+    sort,
+    to_jsonl,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +34,7 @@ def test_budget(rejected, total, fraction, accepted):
 
 def test_jsonl_is_sorted_by_id_and_keeps_every_letter():
     rows = [Reject("b", "ü/b.jpg", "empty", "0 bytes"), Reject("a", "a\n.jpg", "missing", "-")]
-    lines = [json.loads(line) for line in to_jsonl(rows).splitlines()]
+    lines = [json.loads(line) for line in to_jsonl(sort(rows))]
     assert [Reject(**line) for line in lines] == sorted(rows)
     assert [line["id"] for line in lines] == ["a", "b"]
 

@@ -14,6 +14,7 @@ import rich.console
 from PIL import Image
 
 from pipeline import report_page, report_text
+from pipeline.duplicates import EqualPictures
 from pipeline.rejects import Reject
 from pipeline.report import SplitSummary, Thumbnail, make_report, summary, thumbnail
 from pipeline.statistics import Statistics, of_picture
@@ -64,13 +65,15 @@ REJECTS = [
     Reject("train/7", HOSTILE, "missing", "no such file"),
     Reject("train/8", "cars_train/8.jpg", "truncated", "JPEG: cut"),
 ]
-DUPLICATES = [("train/1", "train/3"), ("test/2", "train/4"), ("test/0", HOSTILE)]
-LABELS = {"train/1": 0, "train/3": 2, "test/2": 1, "train/4": 1}
+EQUAL = EqualPictures(
+    ({"train/1": 0, "train/3": 2}, {"test/2": 1, "train/4": 1}, {"test/0": 1, HOSTILE: 1})
+)
+NONE_EQUAL = EqualPictures()
 
 
 def full_report():
     splits = {"train": split(range(12)), "test": split(range(4), "test")}
-    return make_report(PREPROCESSING, NAMES, splits, REJECTS, DUPLICATES, LABELS)
+    return make_report(PREPROCESSING, NAMES, splits, REJECTS, EQUAL)
 
 
 class Page(html.parser.HTMLParser):
@@ -121,7 +124,9 @@ def terminal(report):
 
 def test_figures_are_the_sums_of_the_splits():
     train, test = split(range(12)), split(range(4), "test")
-    got = make_report(PREPROCESSING, NAMES, {"train": train, "test": test}, REJECTS, []).json
+    got = make_report(
+        PREPROCESSING, NAMES, {"train": train, "test": test}, REJECTS, NONE_EQUAL
+    ).json
     assert got["splits"]["train"]["records"] == 12
     assert got["splits"]["test"]["psnr"] == test.statistics.psnr()
     assert Statistics.from_json(got["splits"]["train"]["statistics"]) == train.statistics
@@ -202,7 +207,7 @@ def test_every_class_is_there_with_its_counts():
 def test_many_classes_are_folded_away_and_few_are_not():
     names = [f"class {i}" for i in range(196)]
     for count, is_open in ((196, False), (8, True)):
-        report = make_report({}, names[:count], {"train": split(range(4))}, [], [])
+        report = make_report({}, names[:count], {"train": split(range(4))}, [], NONE_EQUAL)
         page = Page(report.html)
         (details,) = [values for tag, values in page.tags if tag == "details"]
         assert ("open" in details) == is_open
@@ -212,7 +217,7 @@ def test_many_classes_are_folded_away_and_few_are_not():
 def test_rejects_are_listed_rarest_reason_first_and_cut():
     missing = [Reject(f"train/{i}", f"{i}.jpg", "missing", "no such file") for i in range(200)]
     rejects = [*missing, REJECTS[0]]
-    page = Page(make_report({}, NAMES, {"train": split(range(4))}, rejects, []).html)
+    page = Page(make_report({}, NAMES, {"train": split(range(4))}, rejects, NONE_EQUAL).html)
     assert ["missing", "200"] in page.rows
     assert ["truncated", "1"] in page.rows
     listed = [row for row in page.rows if len(row) == 3 and row[1] in ("missing", "truncated")]
@@ -255,14 +260,14 @@ def test_a_rare_huge_picture_is_counted_in_the_last_bar():
 
 def test_a_run_that_wrote_nothing():
     empty = SplitSummary(0, 2, 0, Statistics())
-    report = make_report({}, NAMES, {"train": empty}, REJECTS, [])
+    report = make_report({}, NAMES, {"train": empty}, REJECTS, NONE_EQUAL)
     assert "No picture was written" in Page(report.html).text
     assert "no picture was written" in terminal(report.json)
     assert report.json["total"]["psnr"] is None
 
 
 def test_without_quantization_there_is_no_distortion():
-    report = make_report({}, NAMES, {"train": split(range(4), quantized=False)}, [], [])
+    report = make_report({}, NAMES, {"train": split(range(4), quantized=False)}, [], NONE_EQUAL)
     text = Page(report.html).text
     assert "not quantized: every picture is stored exactly" in text
     assert "Colours used" not in text
@@ -287,7 +292,7 @@ def test_summary_is_made_of_the_json_alone():
 
 
 def test_summary_of_one_clean_split():
-    text = terminal(make_report({}, NAMES, {"train": split(range(4))}, [], []).json)
+    text = terminal(make_report({}, NAMES, {"train": split(range(4))}, [], NONE_EQUAL).json)
     assert "total" not in text
     assert "left out: none" in text
     assert "equal pictures" not in text
@@ -380,3 +385,31 @@ def test_workers_stay_light():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in run.stdout.split()}
     assert loaded.isdisjoint({"matplotlib", "rich", "scipy", "sklearn", "tensorflow", "jax"})
+
+
+def test_a_report_that_names_few_equal_pictures_of_many_counts_them_all():
+    equal = EqualPictures(({"train/1": 0, "train/3": 2},), 4000, 1999, 7, 5, complete=False)
+    report = make_report(PREPROCESSING, NAMES, {"train": split(range(4))}, [], equal)
+    told = "4,000 in 1,999 groups, 7 under different labels, 5 in more than one split"
+    assert told in Page(report.html).text
+    assert told in " ".join(terminal(report.json).split())
+    assert len(report.json["duplicates"]) == 1
+
+
+def test_a_histogram_is_that_of_the_values_one_by_one():
+    def one_by_one(counts, width):
+        values = sorted(value for value, count in counts.items() for _ in range(count))
+        low, high = values[0], values[(len(values) - 1) * 99 // 100]
+        step = width * -(-(high - low + width) // (width * report_page.MAX_BARS))
+        bars = [0] * (high // step - low // step + 1)
+        for value in values:
+            bars[min(value, high) // step - low // step] += 1
+        return bars
+
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        edges = rng.integers(0, 100, rng.integers(1, 30)) * 50
+        counts = {int(edge): int(rng.integers(1, 200)) for edge in edges}
+        shown = report_page._histogram(counts, 50, "px")
+        told = [int(n.replace(",", "")) for n in re.findall(r'title="[^"]*: ([\d,]+)"', shown)]
+        assert told == one_by_one(counts, 50)
