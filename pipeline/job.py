@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -28,6 +28,7 @@ from pipeline.listing import CarImage
 from pipeline.plan import Plan
 from pipeline.rejects import Reject
 from pipeline.shards import Shard, read_finished, shard_of, write
+from pipeline.tally import tally
 
 ShardKey = tuple[str, int]
 
@@ -112,21 +113,24 @@ class WriteShard(beam.DoFn):
         else:
             plans.require_claim(self._output_dir, self._plan)
             start = time.monotonic()
-            sidecar = write(
-                self._output_dir,
-                shard,
-                values["images"],
-                self._converter,
-                fingerprint=self._plan.fingerprint,
-                thumbnails=self._plan.thumbnails(shard),
-                on_picture=self._count,
-            )
+            with tally(self._output_dir, shard) as tell:
+                sidecar = write(
+                    self._output_dir,
+                    shard,
+                    values["images"],
+                    self._converter,
+                    fingerprint=self._plan.fingerprint,
+                    thumbnails=self._plan.thumbnails(shard),
+                    on_picture=lambda result: self._count(result, tell),
+                )
             self._bytes.inc(sidecar.bytes)
             self._milliseconds.update(int(1000 * (time.monotonic() - start)))
         yield split, index
 
-    def _count(self, result: Converted | Reject) -> None:
-        (self._rejects if isinstance(result, Reject) else self._pictures).inc()
+    def _count(self, result: Converted | Reject, tell: Callable[[bool], None]) -> None:
+        rejected = isinstance(result, Reject)
+        (self._rejects if rejected else self._pictures).inc()
+        tell(rejected)
 
 
 def local_runner() -> FnApiRunner:

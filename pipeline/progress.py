@@ -1,4 +1,4 @@
-"""How far a job is, read from the sidecars that its workers leave, wherever they run."""
+"""How far a job is, read from the files that its workers leave, wherever they run."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline import storage
+from pipeline import storage, tally
 from pipeline.plan import Plan
 from pipeline.shards import SIDECAR_FOLDER, read_sidecar
 
@@ -18,7 +18,7 @@ LINE_SECONDS = 10.0  # between two lines of a log
 
 
 class _Watch:
-    """Counts pictures and rejects in the sidecars of one plan, reading each sidecar once.
+    """Counts the pictures of one plan: in its sidecars, each read once, and in shards under work.
 
     Attributes:
         done: pictures written or rejected.
@@ -28,23 +28,37 @@ class _Watch:
 
     def __init__(self, output_dir: str, plan: Plan) -> None:
         self._output_dir, self._plan = output_dir, plan
-        self._waiting = {shard.sidecar_name.split("/")[-1]: shard for shard in plan.all_shards()}
+        self._waiting = {shard.file_name: shard for shard in plan.all_shards()}
+        self._finished = self._rejected = 0
+        self._look_seconds = 0.0
         self.done = self.rejects = 0
         self.update()
-        self.resumed = self.done
+        self.resumed = self._finished
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long to wait until the next look; looking takes a twentieth of the time at most."""
+        local = storage.is_local(self._output_dir)
+        return max(POLL_SECONDS if local else REMOTE_POLL_SECONDS, 20 * self._look_seconds)
 
     def update(self) -> None:
+        start = time.monotonic()
         with contextlib.suppress(OSError):  # a look that failed is made up for by the next
-            self._read_new()
+            self._look()
+        self._look_seconds = time.monotonic() - start
 
-    def _read_new(self) -> None:
+    def _look(self) -> None:
         files = storage.list_folder(storage.join(self._output_dir, SIDECAR_FOLDER))
-        for name in files.keys() & self._waiting.keys():
+        under_work = tally.read(self._output_dir, files)
+        for name in [name for name in self._waiting if f"{name}.json" in files]:
             sidecar = read_sidecar(self._output_dir, self._waiting[name])
             if sidecar is not None and sidecar.fingerprint == self._plan.fingerprint:
                 del self._waiting[name]
-                self.done += sidecar.records + len(sidecar.rejects)
-                self.rejects += len(sidecar.rejects)
+                self._finished += sidecar.records + len(sidecar.rejects)
+                self._rejected += len(sidecar.rejects)
+        counts = [count for name, count in under_work.items() if name in self._waiting]
+        self.done = self._finished + sum(done for done, _ in counts)
+        self.rejects = self._rejected + sum(rejects for _, rejects in counts)
 
 
 @contextlib.contextmanager
@@ -80,7 +94,7 @@ def _show_bar(watch: _Watch, total: int, console: Console, stop: threading.Event
         task = bar.add_task("pictures", total=total, completed=watch.resumed, rejects=0, rate="")
         ended = False
         while not ended:
-            ended = stop.wait(_poll_seconds(watch))
+            ended = stop.wait(watch.poll_seconds)
             watch.update()
             rate = (watch.done - watch.resumed) / (time.monotonic() - start)
             told = f"{rate:,.0f}/s" if rate else ""
@@ -89,7 +103,7 @@ def _show_bar(watch: _Watch, total: int, console: Console, stop: threading.Event
 
 def _show_lines(watch: _Watch, total: int, console: Console, stop: threading.Event) -> None:
     start = time.monotonic()
-    while not stop.wait(max(LINE_SECONDS, _poll_seconds(watch))):
+    while not stop.wait(max(LINE_SECONDS, watch.poll_seconds)):
         watch.update()
         rate = (watch.done - watch.resumed) / (time.monotonic() - start)
         left = f", {(total - watch.done) / rate:,.0f} s left" if rate else ""
@@ -99,7 +113,3 @@ def _show_lines(watch: _Watch, total: int, console: Console, stop: threading.Eve
             soft_wrap=True,
             highlight=False,
         )
-
-
-def _poll_seconds(watch: _Watch) -> float:
-    return POLL_SECONDS if storage.is_local(watch._output_dir) else REMOTE_POLL_SECONDS

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 
@@ -177,3 +178,19 @@ def test_a_relative_folder_is_the_same_for_every_worker(data_dir, tmp_path, monk
     monkeypatch.setattr(job, "finish", lambda output_dir, *_: committed.append(output_dir))
     run(data_dir, "out")
     assert committed == [str(tmp_path / "out")]
+
+
+def test_each_picture_of_a_shard_is_tallied(data_dir, tmp_path, monkeypatch):
+    tallied: dict[str, list[bool]] = {}
+
+    @contextlib.contextmanager
+    def recording(output_dir, shard):
+        yield tallied.setdefault(shard.file_name, []).append
+
+    with open(os.path.join(data_dir, "train", folders.CLASSES[0], "00000.jpg"), "wb") as file:
+        file.write(b"no picture")
+    monkeypatch.setattr(job, "tally", recording)
+    made = run(data_dir, str(tmp_path / "out"), budget=0.1)
+    assert tallied.keys() == {shard.file_name for shard in made.all_shards()}
+    assert sum(map(len, tallied.values())) == 33
+    assert sum(map(sum, tallied.values())) == 1

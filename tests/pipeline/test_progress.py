@@ -7,8 +7,10 @@ import time
 import pytest
 from rich.console import Console
 
-from pipeline import progress
-from tests.pipeline import folders
+from pipeline import plan as plans
+from pipeline import progress, tally
+from pipeline.shards import Shard
+from tests.pipeline import folders, object_store
 from tests.pipeline.test_job import write_one_by_one
 
 
@@ -109,8 +111,55 @@ def test_storage_that_fails_for_a_moment_does_not_end_the_display(made, monkeypa
 
 
 def test_a_distant_folder_is_looked_at_less_often(made):
-    output_dir, plan = made
-    assert progress._poll_seconds(progress._Watch(output_dir, plan)) == 0.01
-    watch = progress._Watch(output_dir, plan)
+    watch = progress._Watch(*made)
+    watch._look_seconds = 0.0
+    assert watch.poll_seconds == 0.01
+    watch._look_seconds = 0.1  # a folder of very many shards
+    assert watch.poll_seconds == 2.0
     watch._output_dir = "gs://bucket/out"
-    assert progress._poll_seconds(watch) == progress.REMOTE_POLL_SECONDS
+    assert watch.poll_seconds == progress.REMOTE_POLL_SECONDS
+
+
+def test_a_shard_under_work_counts_by_the_picture_until_its_sidecar_is_there(made, monkeypatch):
+    monkeypatch.setattr(tally, "SECONDS", 0.0)
+    output_dir, plan = made
+    shard = plan.shards("test")[0]
+    before = progress._Watch(output_dir, plan).done
+    aside, path = hide(output_dir, shard)
+    watch = progress._Watch(output_dir, plan)
+    of_shard = before - watch.done
+    assert of_shard > 2
+    with tally.tally(output_dir, shard) as tell:
+        for number, rejected in enumerate((False, True, False), 1):
+            tell(rejected)
+            watch.update()
+            assert watch.done == before - of_shard + number
+        assert watch.rejects == 2  # one in another shard
+        later = progress._Watch(output_dir, plan)
+        assert later.resumed == before - of_shard  # what is under work is no work of earlier runs
+        os.rename(aside, path)
+        watch.update()
+        assert watch.done == before  # not counted twice
+    watch.update()
+    assert (watch.done, watch.rejects) == (before, 1)
+
+
+def test_a_tally_that_a_killed_worker_left_is_removed_and_half_a_one_is_passed_over(made):
+    output_dir, plan = made
+    shard = plan.shards("test")[0]
+    aside, _ = hide(output_dir, shard)
+    left = os.path.join(output_dir, "_shards", tally.PREFIX + shard.file_name)
+    with open(left, "w") as file:
+        file.write("3")
+    assert progress._Watch(output_dir, plan).done < 17
+    plans.remove_temporaries(output_dir)
+    assert not os.path.exists(left)
+    assert os.path.exists(aside)
+
+
+def test_on_an_object_store_nothing_is_tallied(monkeypatch):
+    monkeypatch.setattr(tally, "SECONDS", 0.0)
+    monkeypatch.setattr(object_store, "OBJECTS", {})
+    with tally.tally("fake://bucket/out", Shard("train", 0, 1)) as tell:
+        tell(False)
+    assert object_store.OBJECTS == {}
