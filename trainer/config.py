@@ -159,12 +159,16 @@ class RunConfig:
         0, "steps between progress lines; 0 is a fiftieth of the run, at least 10", free=True
     )
     tensorboard: bool = _option(True, "write TensorBoard event files", free=True)
+    profile_steps: int = _option(
+        0, "steps to trace, early in the run, for TensorBoard and Perfetto; written to "
+        "<model_dir>/profile", free=True
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for flag in ("epochs", "batch_size", "data_streams", "keep_checkpoints"):
             if getattr(self, flag) < 1:
                 raise UsageError(f"--{flag} is {getattr(self, flag)}; it must be 1 or more")
-        for flag in ("checkpoint_every", "evaluate_every", "log_every", "seed"):
+        for flag in ("checkpoint_every", "evaluate_every", "log_every", "seed", "profile_steps"):
             if getattr(self, flag) < 0:
                 raise UsageError(f"--{flag} is {getattr(self, flag)}; it must be 0 or more")
         if self.batch_size % self.data_streams:
@@ -241,7 +245,8 @@ def _sections() -> dict[str, Any]:
     return typing.get_type_hints(TrainConfig)
 
 
-def _parse_bool(text: str) -> bool:
+def parse_bool(text: str) -> bool:
+    """Returns the truth of a flag's text, for argparse."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
@@ -255,7 +260,7 @@ def _argument(annotation: Any) -> dict[str, Any]:
     if typing.get_origin(annotation) is Literal:
         return {"choices": typing.get_args(annotation)}
     if annotation is bool:
-        return {"type": _parse_bool, "nargs": "?", "const": True, "metavar": "true|false"}
+        return {"type": parse_bool, "nargs": "?", "const": True, "metavar": "true|false"}
     return {"type": annotation, "metavar": annotation.__name__.upper()}
 
 

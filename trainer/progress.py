@@ -29,6 +29,9 @@ class Report:
         learning_rate: of the last of them.
         images_per_second: over all devices.
         input_wait: share of the time in which the devices starved for want of a batch.
+        device_images_per_second: of one device.
+        utilisation: the arithmetic that the model needs, as a share of what the devices could do in
+            that time in bfloat16; None where their peak is not known.
     """
 
     step: int
@@ -38,6 +41,9 @@ class Report:
     learning_rate: float
     images_per_second: float
     input_wait: float
+    # Not in the files of earlier releases.
+    device_images_per_second: float | None = None
+    utilisation: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Plan:
         batch_size: pictures a step, over all devices.
         log_every: steps between reports.
         learning_rate: from steps done to the rate of the next step.
+        devices: number of devices.
+        picture_flops: floating-point operations that the model needs for a training picture.
+        device_flops: what a device can do in a second; None if that is not known.
     """
 
     total_steps: int
@@ -78,6 +87,9 @@ class Plan:
     batch_size: int
     log_every: int
     learning_rate: Callable[[int], Any]
+    devices: int = 1
+    picture_flops: float = 0.0
+    device_flops: float | None = None
 
 
 class History:
@@ -184,18 +196,23 @@ class Monitor:
 
     def _report(self, step: int, waited: float) -> None:
         seconds = max(time.perf_counter() - self._start, 1e-9)
+        plan = self._plan
+        speed = len(self._losses) * plan.batch_size / seconds
+        peak = plan.device_flops
         report = Report(
             step=step,
             epoch=step / self._plan.epoch_steps,
             loss=statistics.fmean(self._losses),
             accuracy=statistics.fmean(self._accuracies),
             learning_rate=float(self._plan.learning_rate(step - 1)),
-            images_per_second=len(self._losses) * self._plan.batch_size / seconds,
+            images_per_second=speed,
             input_wait=min((waited - self._waited) / seconds, 1.0),
+            device_images_per_second=speed / plan.devices,
+            utilisation=speed * plan.picture_flops / (plan.devices * peak) if peak else None,
         )
         now = (
             f"loss {report.loss:.3f}  accuracy {report.accuracy:.1%}  "
-            f"lr {report.learning_rate:.2e}  {report.images_per_second:,.0f} images/s  "
+            f"lr {report.learning_rate:.2e}  {_speed(report, plan.devices)}  "
             f"input wait {report.input_wait:.0%}"
         )
         self._bar.update(self._task, now=now)
@@ -230,6 +247,15 @@ class Monitor:
         self._waited = waited
         self._losses: list[float] = []
         self._accuracies: list[float] = []
+
+
+def _speed(report: Report, devices: int) -> str:
+    text = f"{report.images_per_second:,.0f} images/s"
+    if devices > 1:
+        text += f" ({report.device_images_per_second:,.1f} a device)"
+    if report.utilisation is not None:
+        text += f"  utilisation {report.utilisation:.1%}"
+    return text
 
 
 def describe(evaluation: Evaluation) -> str:

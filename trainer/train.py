@@ -19,12 +19,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from trainer import checkpoints, config, evaluate, metadata, step
+from trainer import accelerators, checkpoints, config, evaluate, flops, metadata, step
 from trainer.checkpoints import BEST, LATEST, Checkpoints, RunRecord
 from trainer.config import TrainConfig
 from trainer.devices import Devices, Feed
 from trainer.errors import NonFiniteLossError, PreemptedError, UsageError
 from trainer.metadata import DatasetInfo
+from trainer.profiling import Profile
 from trainer.progress import Evaluation, History, Monitor, Plan, describe, plot_curves
 from trainer.step import Program
 
@@ -93,12 +94,17 @@ def train(
     eval_step = step.make_eval_step(program, devices)
     state = devices.replicate(step.init_state(program))
     run = RunRecord.of(recipe, info, total_steps)
+    accelerator = accelerators.of(devices.mesh.devices.flat[0].device_kind)
     plan = Plan(
         total_steps=total_steps,
         epoch_steps=epoch_steps,
         batch_size=batch_size,
         log_every=recipe.run.log_every or max(_REPORT_STEPS, math.ceil(total_steps / _REPORTS)),
         learning_rate=step.schedule(program),
+        devices=len(devices),
+        picture_flops=flops.TRAIN_PASSES
+        * flops.forward(program.model, program.config.augment.train_crop),
+        device_flops=accelerator.device_flops if accelerator else None,
     )
 
     with contextlib.ExitStack() as stack:
@@ -137,11 +143,18 @@ def train(
         )
         feed = stack.enter_context(Feed(batches, devices))
         in_flight = _InFlight(monitor, feed)
+        profiled = recipe.run.profile_steps if host == 0 else 0
+        profile = stack.enter_context(Profile(model_dir / "profile", profiled, start, total_steps))
         stop_requested = stack.enter_context(_stop_requests(hosts))
 
         # Training.
         for done in range(start + 1, total_steps + 1):
-            state, result = train_step(state, feed.next(in_flight.latest))
+            if profile.due(done):
+                in_flight.drain()
+                with monitor.paused():
+                    profile.turn()
+            with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                state, result = train_step(state, feed.next(in_flight.latest))
             in_flight.add(done, result)
 
             if held_out and (done % evaluate_every == 0 or done == total_steps):

@@ -1,5 +1,6 @@
 """What a run shows and keeps."""
 
+import dataclasses
 import io
 import json
 import re
@@ -20,8 +21,12 @@ PLAN = Plan(
 )
 
 
-def run(history, console, events=None, start=0):
-    with Monitor(console, history, start=start, plan=PLAN, events=events) as monitor:
+# Four devices that do a million operations a second, and pictures of a thousand.
+ACCELERATED = dataclasses.replace(PLAN, devices=4, picture_flops=1e3, device_flops=1e6)
+
+
+def run(history, console, events=None, start=0, plan=PLAN):
+    with Monitor(console, history, start=start, plan=plan, events=events) as monitor:
         for step in range(start + 1, 21):
             monitor.step_done(step, loss=float(step), accuracy=0.5, waited=0.0)
         monitor.evaluated(Evaluation(20, 4.0, "test", 0.25, 0.875, 1.0))
@@ -55,6 +60,40 @@ def test_a_log_gets_plain_lines(history):
     assert "\x1b" not in stream.getvalue()
 
 
+def test_utilisation_is_the_share_of_what_the_devices_could_do(history, tmp_path):
+    stream = io.StringIO()
+    run(history, Console(file=stream, width=40), plan=ACCELERATED)
+    for report in history.reports:
+        # 4e6 operations a second are 4,000 such pictures.
+        assert report.utilisation == pytest.approx(report.images_per_second / 4000)
+        assert report.device_images_per_second == pytest.approx(report.images_per_second / 4)
+    assert re.search(
+        r"images/s \([\d,.]+ a device\)  utilisation [\d,.]+%  input wait", stream.getvalue()
+    )
+    history.save()
+    again = History(tmp_path / "history.json", 20)
+    assert again.reports == history.reports
+
+
+def test_utilisation_is_not_told_where_the_peak_is_not_known(history):
+    stream = io.StringIO()
+    run(history, Console(file=stream), plan=dataclasses.replace(ACCELERATED, device_flops=None))
+    assert history.reports[0].utilisation is None
+    assert "utilisation" not in stream.getvalue()
+
+
+def test_reports_of_earlier_releases_are_read(history, tmp_path):
+    run(history, Console(quiet=True))
+    history.save()
+    rows = json.loads((tmp_path / "history.json").read_text())
+    for row in rows["train"]:
+        del row["utilisation"], row["device_images_per_second"]
+    (tmp_path / "history.json").write_text(json.dumps(rows))
+    assert [row.step for row in History(tmp_path / "history.json", 20).reports] == [
+        4, 8, 12, 16, 20
+    ]  # fmt: skip
+
+
 def test_a_terminal_gets_a_bar(history):
     stream = io.StringIO()
     run(history, Console(file=stream, force_terminal=True, width=150))
@@ -85,7 +124,7 @@ def test_history_is_json_for_others(history, tmp_path):
 def test_tensorboard_finds_every_number(history, tmp_path):
     import tensorflow as tf
 
-    run(history, Console(quiet=True), events=tmp_path / "events")
+    run(history, Console(quiet=True), events=tmp_path / "events", plan=ACCELERATED)
     (path,) = (tmp_path / "events").iterdir()
     found = {}
     for raw in tf.data.TFRecordDataset(str(path)):
@@ -95,7 +134,12 @@ def test_tensorboard_finds_every_number(history, tmp_path):
             found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
     assert found["train/loss", 8] == 6.5
     assert found["test/top1", 20] == 0.875
-    assert {tag for tag, _ in found} >= {"train/images_per_second", "train/learning_rate"}
+    assert {tag for tag, _ in found} >= {
+        "train/images_per_second",
+        "train/device_images_per_second",
+        "train/utilisation",
+        "train/learning_rate",
+    }
 
 
 def test_curves_are_drawn(tmp_path, history):

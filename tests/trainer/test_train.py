@@ -1,6 +1,7 @@
 """The training loop: killed, interrupted and continued runs end as undisturbed ones; refusals."""
 
 import dataclasses
+import gzip
 import json
 import os
 import re
@@ -150,6 +151,21 @@ def test_a_finished_run_is_left_as_it_is(small_data, trained, tmp_path, capsys):
 def test_what_changes_no_number_may_change_when_a_run_continues(small_data, trained, tmp_path):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     assert train_here(small_data, tmp_path, "--cache", "--log_every=3", "--tensorboard=false") == 0
+
+
+def test_a_trace_holds_the_steps_asked_for_and_changes_no_number(small_data, trained, tmp_path):
+    assert train_here(small_data, tmp_path, "--profile_steps=3") == 0
+    assert record(tmp_path)["sha256"] == record(trained)["sha256"]
+    (run,) = (tmp_path / "profile/plugins/profile").iterdir()
+    assert list(run.glob("*.xplane.pb"))  # TensorBoard's
+    events = json.loads(gzip.decompress((run / "perfetto_trace.json.gz").read_bytes()))
+    steps = {e["args"]["step_num"] for e in events["traceEvents"] if e.get("name") == "train"}
+    assert steps == {"6", "7", "8"}
+
+
+def test_a_trace_longer_than_the_run_ends_with_it(small_data, tmp_path):
+    assert train_here(small_data, tmp_path, "--epochs=1", "--profile_steps=9") == 0
+    assert list((tmp_path / "profile/plugins/profile").glob("*/perfetto_trace.json.gz"))
 
 
 @pytest.mark.parametrize(
