@@ -1,4 +1,4 @@
-"""The command line: `python -m trainer train | evaluate | predict`.
+"""The command line: `python -m trainer train | evaluate | predict | check-tpu`.
 
 Exit codes: 0 done; 2 a mistake that a person can mend, told in a line or two; 75 stopped as asked
 (SIGTERM, Ctrl-C), saved, and continued by the same command; 130 interrupted with nothing to save.
@@ -9,13 +9,14 @@ import importlib
 import pkgutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from trainer import config, configs
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, NonFiniteLossError, PreemptedError, UsageError
-from trainer.metadata import DatasetError
+from trainer.metadata import ENCODINGS, DatasetError
 
 EXIT_MISTAKE = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -27,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="python -m trainer", description="Shards to a trained CNN.", allow_abbrev=False
     )
-    commands = main.add_subparsers(dest="command", required=True, metavar="train|evaluate|predict")
+    commands = main.add_subparsers(
+        dest="command", required=True, metavar="train|evaluate|predict|check-tpu"
+    )
 
     train = commands.add_parser(
         "train",
@@ -39,13 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_data_dir(train)
     _add_model_dir(train, "where checkpoints, history and curves go")
-    train.add_argument(
-        "--config",
-        default="default",
-        choices=sorted(module.name for module in pkgutil.iter_modules(configs.__path__)),
-        help="named recipe of trainer/configs whose values hold where no flag is given",
-    )
-    config.add_flags(train)
+    _add_recipe(train)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -86,7 +83,63 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--json", action="store_true", help="print a JSON object a line instead of tables"
     )
+    _add_check_tpu(commands)
     return main
+
+
+def _add_check_tpu(commands: Any) -> None:
+    command = commands.add_parser(
+        "check-tpu",
+        help="compile for a TPU, without one",
+        description="Compiles the training and the evaluation step for a slice of TPU, on any "
+        "machine, and prints what they cost. The pictures are those of --data_dir, or as the other "
+        "flags say.",
+        allow_abbrev=False,
+    )
+    command.add_argument("--topology", required=True, help="the slice, such as v5e:2x4")
+    command.add_argument(
+        "--hosts", type=_positive, metavar="INT", help="of the slice (default: one for four chips)"
+    )
+    command.add_argument(
+        "--shares",
+        type=config.parse_bool,
+        default=True,
+        metavar="true|false",
+        help="measure palette expansion and augmentation: two compilations more (default: true)",
+    )
+    command.add_argument(
+        "--largest_batch",
+        action="store_true",
+        help="search for the largest batch: two or three compilations more",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    command.add_argument("--data_dir", help="folder that `python -m pipeline preprocess` wrote")
+    # Absent unless given: with --data_dir they would contradict it.
+    for name, kind, text in (
+        ("image_size", int, "stored side in pixels (default: 256)"),
+        ("classes", int, "number of classes (default: 196)"),
+        ("colors", int, "of a palette (default: 32)"),
+    ):
+        command.add_argument(
+            f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="INT", help=text
+        )
+    command.add_argument(
+        "--encoding",
+        choices=ENCODINGS,
+        default=argparse.SUPPRESS,
+        help="of the pictures (default: indexed)",
+    )
+    _add_recipe(command)
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        default="default",
+        choices=sorted(module.name for module in pkgutil.iter_modules(configs.__path__)),
+        help="named recipe of trainer/configs whose values hold where no flag is given",
+    )
+    config.add_flags(command)
 
 
 def _add_data_dir(command: argparse.ArgumentParser) -> None:
@@ -116,6 +169,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     Engines are imported here, so that `--help` and a mistyped flag answer at once.
     """
+    if flags.command == "check-tpu":
+        _check_tpu(flags, console)
+        return 0
+
+    from trainer import compile_cache
+
+    compile_cache.enable()
     if flags.command == "train":
         from trainer.train import train
 
@@ -138,6 +198,29 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         )
         return EXIT_MISTAKE if bad else 0
     return 0
+
+
+def _check_tpu(flags: argparse.Namespace, console: Console) -> None:
+    from trainer import tpu_check
+
+    recipe = config.from_flags(named_config(flags.config), flags)
+    given = {
+        name: value
+        for name, value in vars(flags).items()
+        if name in ("image_size", "classes", "colors", "encoding")
+    }
+    if flags.data_dir and given:
+        raise UsageError(f"--data_dir says what --{next(iter(given))} is; give one of the two")
+    tpu_check.check(
+        recipe,
+        tpu_check.Pictures.of(flags.data_dir) if flags.data_dir else tpu_check.Pictures(**given),
+        flags.topology,
+        console,
+        hosts=flags.hosts,
+        shares=flags.shares,
+        largest_batch=flags.largest_batch,
+        json_path=flags.json,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
