@@ -76,6 +76,21 @@ evaluate: venv ## DATA=shards MODEL=folder: top-1, top-5, confusion matrix
 predict: venv ## MODEL=folder IMAGE=some.jpg: the likeliest classes
 	@$(if $(IMAGE),,$(error give IMAGE=some.jpg))$(RUN) trainer predict --model_dir=$(or $(MODEL),$(WORK)/model) $(IMAGE) $(FLAGS)
 
+# The check's own flags and those of `train`; `make check-tpu FLAGS=--largest_batch`.
+.PHONY: check-tpu
+check-tpu: tpu-compiler ## [TOPOLOGY=v5e:2x4 HOSTS= CONFIG= DATA=]: compile for a slice of TPU, without one
+	@$(RUN) trainer check-tpu --topology=$(or $(TOPOLOGY),v5e:2x4) $(call flag,HOSTS,hosts) \
+		$(call flag,CONFIG,config) $(call flag,DATA,data_dir) $(call flag,BATCH_SIZE,batch_size) $(FLAGS)
+
+.PHONY: check-tpu-long
+check-tpu-long: tpu-compiler ## the same for ResNet50 at 224 and 448 pixels: a quarter of an hour
+	@$(RUN) trainer check-tpu --topology=v5e:2x4 --model=ResNet50 --batch_size=512 --image_size=256 $(FLAGS)
+	@$(RUN) trainer check-tpu --topology=v5e:2x4 --model=ResNet50 --batch_size=128 --image_size=512 $(FLAGS)
+
+.PHONY: tpu-compiler
+tpu-compiler: venv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[tpu]'
+
 # --- for who works on it -----------------------------------------------------------------------
 
 .PHONY: test
@@ -91,6 +106,10 @@ test-engines: venv ## the job on Flink, Prism, gs:// and as Dataflow runs it, on
 test-flink: venv ## the job on a Flink cluster on loopback, one task manager killed
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
 	@$(RUN) pytest -q -rs -s tests/engines/test_flink.py $(FLAGS)
+
+.PHONY: test-tpu
+test-tpu: tpu-compiler ## the train step compiled for slices of TPU v4, v5e and v6e
+	@$(RUN) pytest -q -rs tests/trainer/test_tpu_check.py $(FLAGS)
 
 .PHONY: lint
 lint: venv ## ruff and mypy

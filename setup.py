@@ -30,7 +30,9 @@ setup(
             "keras",
             "matplotlib",  # curves and the confusion matrix
             "orbax-checkpoint",
+            "packaging",  # which versions go together
         ],
+        # The TPU's driver and compiler: for a TPU VM, and for `check-tpu` on any Linux machine.
         "tpu": ["jax[tpu]"],
         "gcp": ["apache-beam[gcp]"],  # gs:// and Dataflow
         # A real Flink cluster and a Cloud Storage on loopback, for tests/engines.

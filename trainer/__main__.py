@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from trainer import config, configs
+from trainer import accelerators, config, configs, versions
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, NonFiniteLossError, PreemptedError, UsageError
 from trainer.metadata import ENCODINGS, DatasetError
@@ -172,6 +172,9 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.command == "check-tpu":
         _check_tpu(flags, console)
         return 0
+
+    if accelerators.tpu_wanted():
+        versions.check_tpu()
 
     from trainer import compile_cache
 

@@ -6,6 +6,8 @@ networks". GPU: NVIDIA's data sheets, dense bfloat16 (the headline figures with 
 """
 
 import dataclasses
+import glob
+import os
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +71,10 @@ def of(device_kind: str) -> Accelerator | None:
     """
     fitting = [a for a in (*TPUS.values(), *_GPUS) if device_kind.startswith(a.kind)]
     return max(fitting, key=lambda accelerator: len(accelerator.kind), default=None)
+
+
+def tpu_wanted() -> bool:
+    """Whether this machine has a TPU that JAX may use; libtpu need not be installed."""
+    # TPU v2 to v4, and later ones.
+    present = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(present) and "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu")

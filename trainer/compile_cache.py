@@ -21,4 +21,4 @@ def enable() -> None:
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(home):  # not so where there is no home
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "stanford_cars_tpu/jax"))
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "stanford-cars-tpu/jax"))

@@ -29,6 +29,17 @@ from trainer.accelerators import TPUS, Accelerator
 from trainer.errors import UsageError
 
 _EXAMPLES = "v2:2x2, v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4, tpu7x:2x2x1"
+# A whole pod, by the pages of each version at cloud.google.com/tpu/docs. Asked for more of v5e the
+# compiler aborts the process.
+_PODS = {
+    "v2": (16, 16, 1),
+    "v3": (32, 32, 1),
+    "v4": (16, 16, 16),
+    "v5e": (16, 16, 1),
+    "v5p": (16, 20, 28),
+    "v6e": (16, 16, 1),
+    "tpu7x": (16, 24, 24),
+}
 _HOST_CHIPS = (2, 2, 1)  # of a host of a slice of several hosts
 # One device a chip, as a TPU VM has it; the other chips are so by themselves or cannot be.
 _CHIP_CONFIG = {"v4": "megacore"}
@@ -53,12 +64,24 @@ class Slice:
     memory: int
 
 
+def require_compiler() -> None:
+    """Raises if there is no TPU compiler.
+
+    Raises:
+        UsageError: it tells how to install it.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UsageError(
+            "the TPU compiler, libtpu, is not installed; run `make check-tpu`, or "
+            "`pip install '.[tpu]'`"
+        )
+
+
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
     """Returns the chip of a slice's name and the chips along each of three axes.
 
     Raises:
-        UsageError: if the compiler has no such chip, or the rest is not a shape; it lists those
-            there are.
+        UsageError: if there is no such chip, the rest is not a shape, or more than a pod of it.
     """
     chip, _, shape = name.partition(":")
     if chip not in TPUS:
@@ -70,7 +93,15 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
             f"--topology={name}: {shape!r} is not a shape in chips; write it as in {_EXAMPLES}"
         )
     sides = tuple(int(side) for side in shape.split("x"))
-    return chip, sides + (1,) * (3 - len(sides))
+    sides += (1,) * (3 - len(sides))
+    pod = _PODS[chip]
+    if any(side > most for side, most in zip(sorted(sides), sorted(pod), strict=True)):
+        raise UsageError(f"--topology={name}: a pod of {chip} is {_text(pod)} chips, no more")
+    return chip, sides
+
+
+def _text(sides: tuple[int, ...]) -> str:
+    return "x".join(map(str, sides))
 
 
 def host_shape(name: str, sides: tuple[int, ...], hosts: int | None) -> tuple[int, ...]:
@@ -110,20 +141,15 @@ def describe(name: str, hosts: int | None = None) -> Slice:
         hosts: number of hosts; None for the usual four chips a host.
 
     Raises:
-        UsageError: if there is no such slice, or no TPU compiler.
+        UsageError: if there is no such slice.
     """
     chip, sides = parse(name)
     bounds = host_shape(name, sides, hosts)
-    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
-        raise UsageError(
-            "the TPU compiler, libtpu, is not installed; run `make check-tpu`, or "
-            "`pip install '.[tpu]'`"
-        )
     options = {"chip_config_name": _CHIP_CONFIG[chip]} if chip in _CHIP_CONFIG else {}
     try:
         devices = jax_topologies.get_topology_desc(
             platform="tpu",
-            topology_name=f"{chip}:{'x'.join(map(str, sides))}",
+            topology_name=f"{chip}:{_text(sides)}",
             chips_per_host_bounds=bounds,
             **options,
         ).devices

@@ -29,7 +29,7 @@ from trainer.topologies import Slice
 
 _TRAIN_PICTURES = 8144  # of Stanford Cars; the schedule needs some length
 _CONFIRMATIONS = 2  # compilations that the search for the largest batch may end with
-_NO_AUGMENTATION = AugmentConfig(
+NO_AUGMENTATION = AugmentConfig(
     crop_area=1, crop_aspect=1, flip=False, brightness=0, contrast=0, saturation=0
 )
 
@@ -167,9 +167,10 @@ def check(
         json_path: file to write the result to as well.
 
     Raises:
-        UsageError: if versions, slice, recipe and pictures do not go together, or a step does not
-            fit the memory of a device.
+        UsageError: if there is no TPU compiler, versions, slice, recipe and pictures do not go
+            together, or a step does not fit the memory of a device.
     """
+    topologies.require_compiler()
     versions.check_tpu()
     chips = topologies.describe(topology, hosts)
     devices = Devices.of(chips.devices)
@@ -229,7 +230,7 @@ class _Compiler:
         """Compiles the training step without augmentation, then without expansion as well."""
         size = self._recipe.augment.at(self._pictures.image_size).train_crop
         recipe = dataclasses.replace(
-            self._recipe, augment=dataclasses.replace(_NO_AUGMENTATION, train_crop=size)
+            self._recipe, augment=dataclasses.replace(NO_AUGMENTATION, train_crop=size)
         )
         # Bit planes exist for some sides only.
         packed = self._pictures.encoding == "packed" and size % 8 == 0

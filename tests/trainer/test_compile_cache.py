@@ -41,15 +41,15 @@ def steps_found(data: Path, model_dir: Path, home: Path) -> set[str]:
 
 def test_a_second_start_compiles_no_step(small_data, tmp_path):
     assert steps_found(small_data, tmp_path / "a", tmp_path / "home") == set()
-    assert list((tmp_path / "home/stanford_cars_tpu/jax").iterdir())
+    assert list((tmp_path / "home/stanford-cars-tpu/jax").iterdir())
     assert steps_found(small_data, tmp_path / "b", tmp_path / "home") == {"train_step", "eval_step"}
 
 
 @pytest.mark.parametrize(
     ("environment", "folder"),
     [
-        ({"XDG_CACHE_HOME": "/c"}, "/c/stanford_cars_tpu/jax"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/stanford_cars_tpu/jax"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/stanford-cars-tpu/jax"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/stanford-cars-tpu/jax"),
         ({"XDG_CACHE_HOME": "/c", compile_cache.VARIABLE: "/mine"}, "/mine"),
         ({"XDG_CACHE_HOME": "/c", compile_cache.VARIABLE: ""}, ""),  # off
     ],
