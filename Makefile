@@ -121,3 +121,8 @@ lint: venv ## ruff and mypy
 bench-quantize: venv ## IMAGES=folder: the quantizer against its peers
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
 	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.quantize --images=$(IMAGES) $(FLAGS)
+
+.PHONY: bench-read-ahead
+bench-read-ahead: venv ## IMAGES=folder: pictures a second from gs:// with latency against a local disk
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
+	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.read_ahead --images=$(IMAGES) $(FLAGS)

@@ -6,6 +6,7 @@ number, so a runner may run this step twice, even at once.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,10 +19,11 @@ from pipeline import duplicates, storage
 from pipeline import plan as plans
 from pipeline.duplicates import Content
 from pipeline.plan import Plan
+from pipeline.read_ahead import read_ahead
 from pipeline.records import DATASET_NAME, FORMAT_VERSION, features
 from pipeline.rejects import Reject, check_budget, sort, to_jsonl
 from pipeline.report import SplitSummary, Thumbnail, make_report
-from pipeline.shards import Shard, Sidecar, read_sidecar
+from pipeline.shards import Sidecar, read_sidecar
 from pipeline.spool import Rows, Sorter
 from pipeline.statistics import Statistics
 
@@ -113,8 +115,7 @@ def _gather(
     def rejects() -> Iterator[Reject]:
         yield from plans.read_missing(output_dir)
         for name, sums in splits.items():
-            for shard in plan.shards(name):
-                sidecar = _read_finished(output_dir, plan, shard, files.get(shard.file_name))
+            for sidecar in _sidecars(output_dir, plan, name, files):
                 sums.add(sidecar)
                 contents.extend(sidecar.contents)
                 yield from sidecar.rejects
@@ -123,21 +124,26 @@ def _gather(
     return splits, contents.sorted(lambda *content: content), left_out
 
 
-def _read_finished(
-    output_dir: str, plan: Plan, shard: Shard, file: storage.Entry | None
-) -> Sidecar:
-    sidecar = read_sidecar(output_dir, shard)
-    if (
-        sidecar is None
-        or sidecar.fingerprint != plan.fingerprint
-        or file is None
-        or file.size != sidecar.bytes
-    ):
-        raise IncompleteError(
-            f"{storage.join(output_dir, shard.file_name)} is not finished; "
-            "run the same command again to make it"
-        )
-    return sidecar
+def _sidecars(
+    output_dir: str, plan: Plan, split: str, files: Mapping[str, storage.Entry]
+) -> Iterator[Sidecar]:
+    """Yields the sidecar of each shard, in order; `files` are those of the output folder."""
+    shards = plan.shards(split)
+    # Read ahead, because on an object store each takes a round trip and a large job has thousands.
+    with contextlib.closing(read_ahead(lambda s: read_sidecar(output_dir, s), shards)) as sidecars:
+        for shard, sidecar in zip(shards, sidecars, strict=True):
+            file = files.get(shard.file_name)
+            if (
+                sidecar is None
+                or sidecar.fingerprint != plan.fingerprint
+                or file is None
+                or file.size != sidecar.bytes
+            ):
+                raise IncompleteError(
+                    f"{storage.join(output_dir, shard.file_name)} is not finished; "
+                    "run the same command again to make it"
+                )
+            yield sidecar
 
 
 def check_rejects(

@@ -7,23 +7,23 @@ The sidecar is written after the shard. It is the proof that the shard is whole,
 resume, report and verify all live on it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from pipeline import storage, tfrecord
 from pipeline.convert import Converted, Converter
 from pipeline.listing import CarImage
+from pipeline.read_ahead import read_ahead
 from pipeline.records import DATASET_NAME
 from pipeline.rejects import BadImageError, Reject
 from pipeline.report import Thumbnail, thumbnail
 from pipeline.statistics import Statistics
 
 SIDECAR_FOLDER = "_shards"
-# Files read in parallel ahead of the CPU, and how many of them may wait in memory.
-READ_THREADS, READ_WINDOW = 4, 8
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -167,8 +167,12 @@ def write(
     statistics = Statistics()
     sha256, size = hashlib.sha256(), 0
     path = storage.join(output_dir, shard.file_name)
-    with storage.publishing(path) as file:
-        for image, result in _convert_all(images, converter):
+    with (
+        storage.publishing(path) as file,
+        # Closed even when this block raises: no thread goes on reading for a shard given up.
+        contextlib.closing(_convert_all(images, converter)) as pictures,
+    ):
+        for image, result in pictures:
             on_picture(result)
             if isinstance(result, Reject):
                 rejects.append(result)
@@ -200,12 +204,16 @@ def write(
 
 def _convert_all(
     images: Iterable[CarImage], converter: Converter
-) -> Iterator[tuple[CarImage, Converted | Reject]]:
+) -> Generator[tuple[CarImage, Converted | Reject]]:
     """Yields each picture in shard order with what became of it."""
     ordered = sorted(images, key=lambda image: digest(image.id))
-    contents = storage.read_ahead((i.path for i in ordered), READ_THREADS, READ_WINDOW)
-    for image, data in zip(ordered, contents, strict=True):
-        try:
-            yield image, converter(image, data)
-        except BadImageError as error:
-            yield image, Reject(image.id, image.relative_path, error.reason, error.detail)
+    with contextlib.closing(read_ahead(_read, ordered, lambda image: image.size)) as contents:
+        for image, data in zip(ordered, contents, strict=True):
+            try:
+                yield image, converter(image, data)
+            except BadImageError as error:
+                yield image, Reject(image.id, image.relative_path, error.reason, error.detail)
+
+
+def _read(image: CarImage) -> bytes:
+    return storage.read_bytes(image.path)

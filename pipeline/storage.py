@@ -12,11 +12,13 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import BinaryIO, NamedTuple
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from pipeline import gcs
 
 # Hidden, so that no reader's `*.tfrecord*` finds a file that is not whole yet.
 TEMPORARY_PREFIX = ".tmp-"
@@ -45,30 +47,35 @@ def read_bytes(path: str) -> bytes:
     Raises:
         OSError: if it cannot be read; `FileNotFoundError` if it is not there.
     """
-    with _os_errors(path), open_binary(path) as file:
+    if _is_gcs(path):
+        with _os_errors(path, "read"):
+            return gcs.read(path)
+    with open_binary(path) as file, _os_errors(path, "read"):
         return bytes(file.read())
 
 
+def _is_gcs(path: str) -> bool:
+    return bool(FileSystems.get_scheme(path) == gcs.SCHEME)
+
+
 @contextlib.contextmanager
-def _os_errors(path: str) -> Iterator[None]:
+def _os_errors(path: str, done: str) -> Iterator[None]:
     """Raises what an object store raises as `OSError`; gs:// has errors that are none."""
     if is_local(path):
         yield
         return
     try:
         yield
-    except _remote_errors() as error:
-        if not exists(path):
+    except gcs.errors() as error:
+        if done == "read" and _is_missing(path, error):
             raise FileNotFoundError(f"no such file: {path}") from error
-        raise OSError(f"{path} cannot be read: {error}") from error
+        raise OSError(f"{path} cannot be {done}: {error}") from error
 
 
-def _remote_errors() -> tuple[type[Exception], ...]:
-    try:
-        from google.api_core.exceptions import GoogleAPICallError
-    except ImportError:  # without the gcp extra there is no gs:// either
-        return (OSError,)
-    return (OSError, GoogleAPICallError)
+def _is_missing(path: str, error: Exception) -> bool:
+    if _is_gcs(path):
+        return getattr(error, "code", None) == HTTPStatus.NOT_FOUND
+    return not exists(path)  # other stores raise one error for everything
 
 
 def read_text(path: str) -> str:
@@ -78,7 +85,7 @@ def read_text(path: str) -> str:
 
 def read_lines(path: str) -> Iterator[bytes]:
     """Yields the lines of a file, split at newlines alone; raises as `read_bytes`."""
-    with _os_errors(path), open_binary(path) as file:
+    with open_binary(path) as file, _os_errors(path, "read"):
         yield from file
 
 
@@ -86,33 +93,8 @@ def open_binary(path: str) -> BinaryIO:
     """Returns a file opened for reading from its start; raises as `read_bytes`."""
     if is_local(path):
         return open(path, "rb")
-    with _os_errors(path):
+    with _os_errors(path, "read"):
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-
-
-def read_ahead(paths: Iterable[str], threads: int, window: int) -> Iterator[bytes]:
-    """Yields the content of each file in order, reading later ones meanwhile.
-
-    Args:
-        paths: files to read.
-        threads: concurrent reads.
-        window: most files held in memory at once.
-
-    Raises:
-        OSError: when the turn of a file comes that could not be read.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        pending = []
-        try:
-            for path in paths:
-                pending.append(pool.submit(read_bytes, path))
-                if len(pending) >= window:
-                    yield pending.pop(0).result()
-            while pending:
-                yield pending.pop(0).result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def exists(path: str) -> bool:
@@ -170,7 +152,10 @@ def publishing(path: str) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)
-            with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target:
+            with (
+                _os_errors(path, "written"),
+                FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target,
+            ):
                 shutil.copyfileobj(file, target, 1 << 20)
         return
     folder, name = os.path.split(path)

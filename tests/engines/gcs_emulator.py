@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import http.server
+import io
 import json
 import os
 import pathlib
@@ -189,21 +190,28 @@ def _serve(log: pathlib.Path, read_delay_seconds: float) -> None:
     lock = threading.Lock()  # the storage was not written for threads
 
     class Handler(RequestHandler):
+        # Connections stay open, as those of the real service; else each read would open one.
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # header and body are two writes: 40 ms on a kept connection
+
         def _answer(self) -> None:
             if self.command == "GET":  # of content or of properties: each is a round trip
                 time.sleep(read_delay_seconds)
+            connection = self.rfile
+            # Whole, because a handler that leaves a body unread would spoil the next request.
+            self.rfile = io.BytesIO(connection.read(int(self.headers.get("Content-Length", 0))))
             with lock:
                 note(method=self.command, path=self.path)
                 if self.path == "/token":
                     self._grant()
                 else:
                     Router(self).handle(self.command)
+            self.rfile = connection
 
         # The names that http.server looks up.
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
         def _grant(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             body = json.dumps(
                 {"access_token": "offline", "expires_in": 3600, "token_type": "Bearer"}
             ).encode()
@@ -213,7 +221,10 @@ def _serve(log: pathlib.Path, read_delay_seconds: float) -> None:
             self.end_headers()
             self.wfile.write(body)
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, storage))
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # a client whose connection finds no place waits a second
+
+    server = Server(("127.0.0.1", 0), functools.partial(Handler, storage))
     print(server.server_port, flush=True)
     parent = os.getppid()
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import threading
 
 import pytest
 
@@ -97,6 +98,17 @@ def test_a_file_that_cannot_be_read_is_not_a_bad_picture(tmp_path, images):
         write(tmp_path, images)
     assert [name for name in os.listdir(tmp_path / "out") if name != "_shards"] == []
     assert os.listdir(tmp_path / "out" / "_shards") == []
+
+
+def test_a_shard_given_up_leaves_no_thread_that_reads(tmp_path, images):
+    def disk_full(_):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as raised:
+        write(tmp_path, images, on_picture=disk_full)
+    # The traceback still holds every frame of the block that raised.
+    assert raised.tb is not None
+    assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
 
 def test_only_a_whole_shard_of_the_same_run_counts_as_finished(tmp_path, images):

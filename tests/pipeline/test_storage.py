@@ -42,30 +42,6 @@ def test_only_temporaries_of_this_program_are_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
 
 
-def test_read_ahead_keeps_the_order_and_bounds_the_window(tmp_path):
-    paths = [str(tmp_path / f"{i}") for i in range(50)]
-    for i, path in enumerate(paths):
-        storage.publish(path, str(i))
-    asked = []
-
-    def asking():
-        for path in paths:
-            asked.append(path)
-            yield path
-
-    for i, content in enumerate(storage.read_ahead(asking(), threads=3, window=5)):
-        assert content == str(i).encode()
-        assert len(asked) <= i + 5
-
-
-def test_read_ahead_raises_at_the_turn_of_the_file(tmp_path):
-    storage.publish(str(tmp_path / "a"), "a")
-    contents = storage.read_ahead([str(tmp_path / "a"), str(tmp_path / "no")], threads=2, window=4)
-    assert next(contents) == b"a"
-    with pytest.raises(FileNotFoundError):
-        next(contents)
-
-
 def test_list_folder_gives_sizes_and_leaves_folders_out(tmp_path):
     (tmp_path / "file").write_bytes(b"123")
     (tmp_path / "folder").mkdir()
