@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compiled import FloatArray, U, UInt8Array, UInt32Array, UInt64Array, entry, inner
+from pipeline.compiled import FloatArray, U, UInt8Array, UInt32Array, entry, inner
 
 BINS = 1 << 18
+FULL = 1 << 6  # pixels; 3 * 64 < 2**8
 
 
 @inner
@@ -25,21 +26,22 @@ def _bin_key(r: Any, g: Any, b: Any) -> Any:
 def histogram(pixels: UInt8Array) -> tuple[UInt32Array, FloatArray]:
     """Returns the keys of the occupied bins, ascending uint32 (n,), and their moments (n, 4).
 
-    A bin is one 64-bit word, four fields of 16 bits: its count and the sums of the lower two bits
-    of r, g and b. One addition a pixel does all; a word is spilled to a list long before the count
-    reaches the fields' limit (3 * 2**14 < 2**16).
+    A bin is one 32-bit word: its count in 7 bits and the sums of the lower two bits of r, g and b
+    in 8 bits each. One addition a pixel does all. A word whose count reaches 64 is spilled to a
+    list: 2 % of the additions at worst, and the table is half as large as one of 64-bit words,
+    which took 1.4 times as long at 224 x 224.
     """
-    table = np.zeros(BINS, np.uint64)
-    spilled = np.empty((len(pixels) // (1 << 14) + 1, 2), np.uint64)
+    table = np.zeros(BINS, np.uint32)
+    spilled = np.empty((len(pixels) // FULL + 1, 2), np.uint32)
     spills = U(0)
     low = U(3)
     for i in range(U(len(pixels))):
         r, g, b = U(pixels[i, 0]), U(pixels[i, 1]), U(pixels[i, 2])
         key = _bin_key(r, g, b)
-        word = table[key] + (
-            U(1) | ((r & low) << U(16)) | ((g & low) << U(32)) | ((b & low) << U(48))
+        word = U(table[key]) + (
+            U(1) | ((r & low) << U(7)) | ((g & low) << U(15)) | ((b & low) << U(23))
         )
-        if word & U(1 << 14):
+        if word & U(FULL):
             spilled[spills, 0] = key
             spilled[spills, 1] = word
             spills += U(1)
@@ -48,41 +50,49 @@ def histogram(pixels: UInt8Array) -> tuple[UInt32Array, FloatArray]:
     for s in range(spills):  # a bin emptied by its last spill must still be found below
         if table[spilled[s, 0]] == 0:
             table[spilled[s, 0]] = spilled[s, 1]
-            spilled[s, 1] = U(0)
-    return _unpack(table, spilled[:spills])
+            spilled[s, 1] = 0
+    keys = _occupied(table)
+    moments = np.zeros((len(keys), 4))
+    for n in range(U(len(keys))):
+        key = U(keys[n])
+        _add_word(moments[n], key, U(table[key]))
+        table[key] = n
+    for s in range(spills):
+        key = U(spilled[s, 0])
+        _add_word(moments[U(table[key])], key, U(spilled[s, 1]))
+    return keys, moments
 
 
 @inner
-def _unpack(table: UInt64Array, spilled: UInt64Array) -> tuple[UInt32Array, FloatArray]:
-    """Keys and moments of the non-empty words of `table`, with the spilled words added."""
+def _occupied(table: UInt32Array) -> UInt32Array:
+    """Indices of the words that are not 0, ascending, uint32 (n,); skips eight at once."""
+    groups = np.empty(BINS >> 3, np.uint8)
     occupied = U(0)
-    for key in range(U(BINS)):
-        occupied += U(table[key] != 0)
-    keys = np.empty(occupied, np.uint32)
-    moments = np.empty((occupied, 4))
-    field = U(0xFFFF)
+    for group in range(U(BINS >> 3)):
+        count = U(0)
+        for place in range(U(8)):
+            count += U(table[group * U(8) + place] != 0)
+        groups[group] = count
+        occupied += count
+    keys = np.empty(occupied + U(1), np.uint32)  # the last key is written, then perhaps passed by
     n = U(0)
-    for key in range(U(BINS)):
-        word = table[key]
-        if word == 0:
+    for group in range(U(BINS >> 3)):
+        if groups[group] == 0:
             continue
-        keys[n] = key
-        count = np.float64(word & field)
-        moments[n, 0] = count
-        moments[n, 1] = count * np.float64((key >> U(12)) << U(2)) + (word >> U(16) & field)
-        moments[n, 2] = count * np.float64((key >> U(4)) & U(252)) + (word >> U(32) & field)
-        moments[n, 3] = count * np.float64((key << U(2)) & U(252)) + (word >> U(48))
-        table[key] = n
-        n += U(1)
-    for s in range(U(len(spilled))):
-        key, word = spilled[s, 0], spilled[s, 1]
-        row = moments[table[key]]
-        count = np.float64(word & field)
-        row[0] += count
-        row[1] += count * np.float64((key >> U(12)) << U(2)) + (word >> U(16) & field)
-        row[2] += count * np.float64((key >> U(4)) & U(252)) + (word >> U(32) & field)
-        row[3] += count * np.float64((key << U(2)) & U(252)) + (word >> U(48))
-    return keys, moments
+        for key in range(group * U(8), group * U(8) + U(8)):
+            keys[n] = key
+            n += U(table[key] != 0)
+    return keys[:occupied]
+
+
+@inner
+def _add_word(row: FloatArray, key: Any, word: Any) -> None:
+    """Adds a word of `histogram` to the moments of its bin, (4,)."""
+    count = np.float64(word & U(0x7F))
+    row[0] += count
+    row[1] += count * np.float64((key >> U(12)) << U(2)) + np.float64(word >> U(7) & U(0xFF))
+    row[2] += count * np.float64((key >> U(4)) & U(252)) + np.float64(word >> U(15) & U(0xFF))
+    row[3] += count * np.float64((key << U(2)) & U(252)) + np.float64(word >> U(23))
 
 
 @entry

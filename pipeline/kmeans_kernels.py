@@ -13,46 +13,59 @@ from pipeline.compiled import (
     I32,
     Count,
     FloatArray,
-    Int16Array,
     Int32Array,
     Int64Array,
     U,
     UInt8Array,
     UInt16Array,
     UInt32Array,
+    UInt64Array,
     entry,
     inner,
 )
 from pipeline.histograms import BINS
 
-Points = tuple[Int32Array, Int32Array, Int32Array]
+Points = tuple[Int32Array, Int32Array, Int32Array, UInt64Array]
 
 SCALE = 4  # fixed point: distances are taken between quarters of a level
 LABEL_BITS = 9  # 3 * 512**2 + 2 * 3 * 512**2 = 2**21.2 scores, times 512 labels: below 2**31
 LABEL_MASK = (1 << LABEL_BITS) - 1
 MAX_CENTRES = 1 << LABEL_BITS
 CHUNK = 4096  # pixels; 255 * 4096 < 2**21, three such sums fit 64 bits
+MIXED = 255  # in place of a bin's label; bins of a 256th centre count as mixed too
 BLOCK = 512  # points whose best scores stay in the first-level cache
+MAX_WEIGHT = 1 << 24  # of all points of a fit; times 255 it still fits 32 bits
 REFINE_SHARE = 2e-5
+
+# Which points are looked at, by steps.
+ALL, HALF = np.int64(1), np.int64(2)
 
 # Iterations of Lloyd. NumPy integers: numba compiles a function anew for each Python constant.
 AFTER_SEED_SPLIT = np.int64(1)
-AFTER_SPLIT = np.int64(2)
-AFTER_MERGE = np.int64(3)
-AFTER_CHANGE_OF_POINTS = np.int64(2)
+AFTER_SPLIT = np.int64(3)
+AFTER_MERGE = np.int64(4)
+AFTER_CHANGE_OF_POINTS = np.int64(3)
 
 
 @inner
 def _fixed_points(moments: FloatArray) -> Points:
-    """Means of the points as int32 coordinates, relative to mid-gray, in quarters of a level."""
+    """The points in fixed point: int32 x, y, z and their packed moments, uint64 (n, 2).
+
+    Coordinates are relative to mid-gray, in quarters of a level. The packed words are the weight
+    above the sum of r and the sum of g above the sum of b, 32 bits each, so that two additions add
+    all four. The weights' sum must be below MAX_WEIGHT.
+    """
     n = U(len(moments))
     x, y, z = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    packed = np.empty((n, 2), np.uint64)
     for i in range(n):
         scale = SCALE / moments[i, 0]
         x[i] = np.rint(moments[i, 1] * scale) - 128 * SCALE
         y[i] = np.rint(moments[i, 2] * scale) - 128 * SCALE
         z[i] = np.rint(moments[i, 3] * scale) - 128 * SCALE
-    return x, y, z
+        packed[i, 0] = U(moments[i, 0]) << U(32) | U(moments[i, 1])
+        packed[i, 1] = U(moments[i, 2]) << U(32) | U(moments[i, 3])
+    return x, y, z, packed
 
 
 @inner
@@ -110,46 +123,39 @@ def _best_scores(
 
 
 @inner
-def _assign(points: Points, centres: FloatArray, labels: UInt16Array) -> None:
-    """Writes the label of the nearest centre of each point."""
-    x, y, z = points
-    planes = _score_planes(_fixed_centres(centres))
-    best = np.empty(BLOCK, np.int32)
-    n = U(len(labels))
-    for start in range(U(0), n, U(BLOCK)):
-        stop = min(start + U(BLOCK), n)
-        scores, block = best[: stop - start], labels[start:stop]
-        _best_scores(x[start:stop], y[start:stop], z[start:stop], planes, scores)
-        for i in range(stop - start):
-            block[i] = scores[i] & LABEL_MASK
-
-
-@inner
-def _cluster_moments(moments: FloatArray, labels: UInt16Array, clusters: FloatArray) -> None:
-    """Writes the moments of the clusters, (k, 4).
+def _assign(points: Points, centres: FloatArray, labels: UInt16Array, clusters: FloatArray) -> None:
+    """Writes the label of the nearest centre of each point, and the clusters' moments (k, 4).
 
     Neighbouring points often have one label; four sets of sums in turn keep an addition from
     waiting for the one before.
     """
-    partial = np.zeros((4, len(clusters), 4))
+    x, y, z, packed = points
+    planes = _score_planes(_fixed_centres(centres))
+    best = np.empty(BLOCK, np.int32)
+    sums = np.zeros((4, len(centres), 2), np.uint64)
     n = U(len(labels))
-    for i in range(n):
-        row = partial[i & U(3), U(labels[i])]
-        row[0] += moments[i, 0]
-        row[1] += moments[i, 1]
-        row[2] += moments[i, 2]
-        row[3] += moments[i, 3]
-    for j in range(len(clusters)):
-        for field in range(4):
-            clusters[j, field] = (partial[0, j, field] + partial[1, j, field]) + (
-                partial[2, j, field] + partial[3, j, field]
-            )
+    for start in range(U(0), n, U(BLOCK)):
+        stop = min(start + U(BLOCK), n)
+        scores = best[: stop - start]
+        _best_scores(x[start:stop], y[start:stop], z[start:stop], planes, scores)
+        for i in range(start, stop):
+            label = U(scores[i - start] & LABEL_MASK)
+            labels[i] = label
+            row = sums[i & U(3), label]
+            row[0] += packed[i, 0]
+            row[1] += packed[i, 1]
+    for j in range(len(centres)):
+        first = (sums[0, j, 0] + sums[1, j, 0]) + (sums[2, j, 0] + sums[3, j, 0])
+        second = (sums[0, j, 1] + sums[1, j, 1]) + (sums[2, j, 1] + sums[3, j, 1])
+        clusters[j, 0] = first >> U(32)
+        clusters[j, 1] = first & U(0xFFFFFFFF)
+        clusters[j, 2] = second >> U(32)
+        clusters[j, 3] = second & U(0xFFFFFFFF)
 
 
 @inner
 def _lloyd(
     points: Points,
-    moments: FloatArray,
     centres: FloatArray,
     clusters: FloatArray,
     labels: UInt16Array,
@@ -157,8 +163,7 @@ def _lloyd(
 ) -> None:
     """Moves `centres` by iterations of Lloyd (1982). An empty cluster keeps its centre."""
     for _ in range(iterations):
-        _assign(points, centres, labels)
-        _cluster_moments(moments, labels, clusters)
+        _assign(points, centres, labels, clusters)
         for j in range(len(centres)):
             if clusters[j, 0] > 0:
                 for channel in range(3):
@@ -167,31 +172,34 @@ def _lloyd(
 
 @inner
 def _scatter(
-    points: Points,
-    moments: FloatArray,
-    labels: UInt16Array,
-    centres: FloatArray,
-    scatter: FloatArray,
+    points: Points, labels: UInt16Array, centres: FloatArray, every: Count, scatter: FloatArray
 ) -> None:
-    """Writes the clusters' scatter matrices: sums of w d d' as rr, gg, bb, rg, rb, gb; (k, 6)."""
-    x, y, z = points
-    for j in range(len(scatter)):
-        for field in range(6):
-            scatter[j, field] = 0.0
-    for i in range(U(len(labels))):
+    """Writes the clusters' scatter matrices: sums of w d d' as rr, gg, bb, rg, rb, gb; (k, 6).
+
+    With `every` above 1 only every so many points are looked at: half is enough for a hint where
+    to split, and the breaths end lower for it, by 0.05 % of the error.
+    """
+    x, y, z, packed = points
+    k = len(scatter)
+    fixed = _fixed_centres(centres)
+    sums = np.zeros((k, 6), np.int64)  # weight 2**24 times distance 2**20: below 2**63
+    for i in range(U(0), U(len(labels)), U(every)):
         label = U(labels[i])
-        weight = moments[i, 0]
-        r = x[i] / SCALE + 128.0 - centres[label, 0]
-        g = y[i] / SCALE + 128.0 - centres[label, 1]
-        b = z[i] / SCALE + 128.0 - centres[label, 2]
+        weight = np.int64(packed[i, 0] >> U(32))
+        r = np.int64(x[i] - fixed[label, 0])
+        g = np.int64(y[i] - fixed[label, 1])
+        b = np.int64(z[i] - fixed[label, 2])
         wr, wg, wb = weight * r, weight * g, weight * b
-        row = scatter[label]
+        row = sums[label]
         row[0] += wr * r
         row[1] += wg * g
         row[2] += wb * b
         row[3] += wr * g
         row[4] += wr * b
         row[5] += wg * b
+    for j in range(k):
+        for field in range(6):
+            scatter[j, field] = every * sums[j, field] / (SCALE * SCALE)
 
 
 @inner
@@ -266,11 +274,12 @@ def _merge(clusters: FloatArray, centres: FloatArray, total: Count, k: Count) ->
     cost = np.empty(total)
     for i in range(total):
         cost[i] = np.inf
-        for j in range(total):
-            if j != i:
-                merged = _ward_cost(clusters, centres, i, j)
-                if merged < cost[i]:
-                    cost[i], mate[i] = merged, j
+        for j in range(i):
+            merged = _ward_cost(clusters, centres, i, j)
+            if merged < cost[i]:
+                cost[i], mate[i] = merged, j
+            if merged < cost[j]:
+                cost[j], mate[j] = merged, i
     while total > k:
         cheapest = np.argmin(cost[:total])
         kept = min(cheapest, mate[cheapest])
@@ -314,7 +323,6 @@ def _squared_sum_over_weight(moments: FloatArray, j: Count) -> float:
 @inner
 def _breathe(
     points: Points,
-    moments: FloatArray,
     centres: FloatArray,
     clusters: FloatArray,
     labels: UInt16Array,
@@ -325,19 +333,19 @@ def _breathe(
 
     After Fritzke, "The breathing k-means algorithm" (2020): splits and merges carry centres over
     barriers where Lloyd alone stands still. The clusters split are those of largest principal
-    scatter, the ones given up Ward's cheapest. Here m only shrinks, and a breath that made things
-    worse is not taken back, as in annealing: the next, smaller ones start from there. The best
+    scatter, the ones given up Ward's cheapest. Here m shrinks, in cycles, and a breath that made
+    things worse is not taken back, as in annealing: the next ones start from there. The best
     centres seen are what remains.
     """
     scatter = np.empty((len(centres), 6))
     best = centres[:k].copy()
     most = _explained(clusters, k)
     for m in amplitudes:
-        _scatter(points, moments, labels, centres, scatter)
+        _scatter(points, labels, centres, HALF, scatter[:k])
         total = _split(scatter, clusters, centres, k, m)
-        _lloyd(points, moments, centres[:total], clusters[:total], labels, AFTER_SPLIT)
+        _lloyd(points, centres[:total], clusters[:total], labels, AFTER_SPLIT)
         _merge(clusters, centres, total, k)
-        _lloyd(points, moments, centres[:k], clusters[:k], labels, AFTER_MERGE)
+        _lloyd(points, centres[:k], clusters[:k], labels, AFTER_MERGE)
         explained = _explained(clusters, k)
         if explained > most:
             most = explained
@@ -366,7 +374,6 @@ def _explained(clusters: FloatArray, k: Count) -> float:
 @inner
 def _seed(
     points: Points,
-    moments: FloatArray,
     centres: FloatArray,
     clusters: FloatArray,
     labels: UInt16Array,
@@ -378,17 +385,15 @@ def _seed(
     `labels` must be 0. Returns how many there are; fewer than k only if there are fewer points.
     """
     scatter = np.empty((len(centres), 6))
-    _cluster_moments(moments, labels, clusters[:1])
-    for channel in range(3):
-        centres[0, channel] = clusters[0, 1 + channel] / clusters[0, 0]
+    _lloyd(points, centres[:1], clusters[:1], labels, np.int64(1))
     total = np.int64(1)
     while total < over:
-        _scatter(points, moments, labels, centres, scatter)
+        _scatter(points, labels, centres, ALL, scatter[:total])
         grown = _split(scatter, clusters, centres, total, min(over - total, (total + 1) // 2))
         if grown == total:
             break
         total = grown
-        _lloyd(points, moments, centres[:total], clusters[:total], labels, AFTER_SEED_SPLIT)
+        _lloyd(points, centres[:total], clusters[:total], labels, AFTER_SEED_SPLIT)
     return _merge(clusters, centres, total, k)
 
 
@@ -465,65 +470,76 @@ def fit(
     clusters = np.zeros((len(centres), 4))
     labels = np.zeros(len(coarse), np.uint16)
     points = _fixed_points(coarse)
-    k = _seed(points, coarse, centres, clusters, labels, over, k)
-    _lloyd(points, coarse, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
-    _breathe(points, coarse, centres, clusters, labels, k, coarse_amplitudes)
+    k = _seed(points, centres, clusters, labels, over, k)
+    _lloyd(points, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
+    _breathe(points, centres, clusters, labels, k, coarse_amplitudes)
     if len(parents) > 0:
         fine = _refine(coarse, fine, parents, _explained(clusters, k))
     labels = np.zeros(len(fine), np.uint16)
     points = _fixed_points(fine)
-    _lloyd(points, fine, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
-    _breathe(points, fine, centres, clusters, labels, k, fine_amplitudes)
-    _lloyd(points, fine, centres[:k], clusters[:k], labels, iterations)
+    _lloyd(points, centres[:k], clusters[:k], labels, AFTER_CHANGE_OF_POINTS)
+    _breathe(points, centres, clusters, labels, k, fine_amplitudes)
+    _lloyd(points, centres[:k], clusters[:k], labels, iterations)
     return centres[:k].copy()
 
 
 @inner
 def _bin_labels(
-    keys: UInt32Array, moments: FloatArray, fixed: Int32Array, clusters: FloatArray
-) -> Int16Array:
-    """Returns for each bin its centre's label where all 64 colours share it, else -1; int16.
+    keys: UInt32Array,
+    moments: FloatArray,
+    fixed: Int32Array,
+    planes: Int32Array,
+    clusters: FloatArray,
+) -> UInt8Array:
+    """Returns for each bin its centre's label where all 64 colours share it, else MIXED; uint8.
 
     Cells of nearest centres are convex, and a score difference is linear: centre a is nearest all
     over the bin's box if no other comes nearer even at its worst corner, which lies as far from
     the box's middle as half the sides, weighted by the difference's coefficients. All in integers.
-    The moments of such bins are added to `clusters`: their pixels need no visit for that.
+    The moments of such bins are written to `clusters`: their pixels need no visit for that.
     """
     k = U(len(fixed))
     half = SCALE * 3 // 2  # of the 3 steps between a bin's first and last level
-    square = np.empty(k, np.int32)
-    r, g, b = fixed[:, 0].copy(), fixed[:, 1].copy(), fixed[:, 2].copy()
-    worst = np.empty((k, k), np.int32)
-    for i in range(k):
-        square[i] = r[i] * r[i] + g[i] * g[i] + b[i] * b[i]
-        for j in range(k):
-            span = abs(r[i] - r[j]) + abs(g[i] - g[j]) + abs(b[i] - b[j])
-            worst[i, j] = 2 * half * span
-        worst[i, i] = -(2**29)
-    table = np.empty(BINS, np.int16)
-    scores = np.empty(k, np.int32)
-    for n in range(U(len(keys))):
-        key = U(keys[n])
-        x = I32(2 * SCALE * I32((key >> U(12)) << U(1)) + half - 128 * SCALE)
-        y = I32(2 * SCALE * I32((key >> U(5)) & U(126)) + half - 128 * SCALE)
-        z = I32(2 * SCALE * I32((key << U(1)) & U(126)) + half - 128 * SCALE)
-        least = I32(2**31 - 1)
-        for j in range(k):
-            scores[j] = I32(square[j] - 2 * (x * r[j] + y * g[j] + z * b[j]))
-            least = min(least, scores[j])
-        label = U(0)
-        while scores[label] != least:
-            label += U(1)
-        rival = I32(2**31 - 1)
-        row = worst[label]
-        for j in range(k):
-            rival = min(rival, I32(scores[j] - row[j]))
-        if rival > least:
-            table[key] = label
+    a, b, c = np.empty(k, np.int32), np.empty(k, np.int32), np.empty(k, np.int32)
+    worst = np.empty((k, k), np.int32)  # constant part of j's score at the corner worst for i
+    for j in range(k):
+        a[j], b[j], c[j] = -2 * fixed[j, 0], -2 * fixed[j, 1], -2 * fixed[j, 2]
+        square = fixed[j, 0] * fixed[j, 0] + fixed[j, 1] * fixed[j, 1] + fixed[j, 2] * fixed[j, 2]
+        for i in range(k):
+            span = 0
+            for channel in range(3):
+                span += abs(fixed[i, channel] - fixed[j, channel])
+            worst[i, j] = square - 2 * half * span
+        worst[j, j] = 2**29  # no rival of itself
+    table = np.empty(BINS, np.uint8)
+    x, y, z = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    best = np.empty(BLOCK, np.int32)
+    sums = np.zeros((4, k + U(1), 4))  # four in turn as in `_assign`; row k takes mixed bins
+    n = U(len(keys))
+    for start in range(U(0), n, U(BLOCK)):
+        size = min(U(BLOCK), n - start)
+        for i in range(size):
+            key = keys[start + i]
+            x[i] = 4 * SCALE * I32(key >> 12) + half - 128 * SCALE
+            y[i] = 4 * SCALE * I32(key >> 6 & 63) + half - 128 * SCALE
+            z[i] = 4 * SCALE * I32(key & 63) + half - 128 * SCALE
+        _best_scores(x[:size], y[:size], z[:size], planes, best[:size])
+        for i in range(size):
+            label = U(best[i] & LABEL_MASK)
+            xi, yi, zi, row = x[i], y[i], z[i], worst[label]
+            rival = I32(2**31 - 1)
+            for j in range(k):
+                rival = min(rival, I32(row[j] + xi * a[j] + yi * b[j] + zi * c[j]))
+            pure = rival > best[i] >> LABEL_BITS and label != U(MIXED)
+            table[keys[start + i]] = label if pure else U(MIXED)
+            into = sums[i & U(3), label if pure else k]
             for field in range(4):
-                clusters[label, field] += moments[n, field]
-        else:
-            table[key] = -1
+                into[field] += moments[start + i, field]
+    for j in range(k):
+        for field in range(4):
+            clusters[j, field] = (sums[0, j, field] + sums[1, j, field]) + (
+                sums[2, j, field] + sums[3, j, field]
+            )
     return table
 
 
@@ -534,7 +550,7 @@ def assign_pixels(
     """Assigns each pixel to the nearest centre, exactly.
 
     Most bins lie wholly in one centre's cell: their pixels take its label from a table, about
-    four in five. Only the others are compared with all centres. Memory beyond the labels: 0.6 MB.
+    four in five. Only the others are compared with all centres. Memory beyond the labels: 0.4 MB.
 
     Args:
         pixels: uint8 (N, 3).
@@ -550,7 +566,7 @@ def assign_pixels(
     fixed = _fixed_centres(centres)
     planes = _score_planes(fixed)
     clusters = np.zeros((k, 4))
-    table = _bin_labels(keys, moments, fixed, clusters)
+    table = _bin_labels(keys, moments, fixed, planes, clusters)
     x, y, z = np.empty(CHUNK, np.int32), np.empty(CHUNK, np.int32), np.empty(CHUNK, np.int32)
     best = np.empty(CHUNK, np.int32)
     places = np.empty(CHUNK + 1, np.uint32)
@@ -565,7 +581,7 @@ def assign_pixels(
             label = table[((r >> U(2)) << U(12)) | ((g >> U(2)) << U(6)) | (b >> U(2))]
             labels[i] = label
             places[mixed] = i
-            mixed += U(label < 0)
+            mixed += U(label == MIXED)
         for m in range(mixed):
             place = U(places[m])
             x[m] = SCALE * (I32(pixels[place, 0]) - 128)

@@ -10,8 +10,8 @@ The algorithm, top-down; the kernels are in `pipeline.histograms` and
    to k. With Lloyd alone after it, that ends 1.4 % above the best known error, splitting without
    merging at 2.7 %.
 3. Weighted Lloyd, interleaved with "breaths" (Fritzke 2020): some clusters are split, Lloyd, as
-   many merged, Lloyd. Ever smaller breaths on the coarse points, then with those of them that
-   scatter within replaced by their bins.
+   many merged, Lloyd. Ever smaller breaths, first on the coarse points, then, in cycles, with
+   those of them that scatter within replaced by their bins. One exact iteration on pixels follows.
 4. Every pixel is assigned to the nearest centre, exactly. A bin that lies wholly within one
    centre's cell needs one table look-up a pixel.
 5. Each palette entry becomes the mean of its pixels, rounded half up.
@@ -63,16 +63,11 @@ class Effort:
     polish: int
 
 
-COARSE_BREATHS = (20, 18, 16, 14, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
+# Breaths from all clusters down to one. To begin anew gains more than to shrink more slowly.
+CYCLE = (32, 6, 1)
 EFFORTS = {
-    "fast": Effort(
-        3,
-        (20, 16, 12, 9, 7, 5, 3, 2, 1),
-        (20, 17, 14, 12, 10, 8, 6, 5, 4, 3, 2, 1),
-        3,
-        1,
-    ),
-    "quality": Effort(3, COARSE_BREATHS, tuple(range(20, 0, -1)), 4, 1),
+    "fast": Effort(seeds=3, coarse=CYCLE, fine=2 * CYCLE, iterations=1, polish=1),
+    "quality": Effort(seeds=3, coarse=CYCLE, fine=4 * CYCLE, iterations=1, polish=2),
 }
 METHODS = (*EFFORTS, "sklearn")
 
@@ -169,8 +164,11 @@ def _fit(
     keys: UInt32Array, bins: FloatArray, fine: FloatArray, colors: int, effort: Effort
 ) -> FloatArray:
     """Centres by the kernels, on the coarsest bins that have enough points for `colors`."""
+    of_bins = fine is bins
+    bins = _lightened(bins)
+    fine = bins if of_bins else _lightened(fine)
     coarse, parents = histograms.coarsen(keys, bins)
-    if fine is not bins:
+    if not of_bins:
         parents = parents[:0]
     if len(coarse) < MIN_COARSE_POINTS * colors:
         coarse = bins if len(bins) >= MIN_COARSE_POINTS * colors else fine
@@ -186,6 +184,22 @@ def _fit(
         effort.iterations,
     )
     return centres
+
+
+def _lightened(moments: FloatArray) -> FloatArray:
+    """Moments of the same means, with weights that the kernels' packed sums can hold.
+
+    Only a picture of 2**24 pixels or more is changed: weights are halved until their sum is below
+    `kernels.MAX_WEIGHT`, and rounded up, so that no point is lost.
+    """
+    weights = moments[:, 0]
+    halvings = 0
+    while weights.sum() / 2**halvings + len(weights) >= kernels.MAX_WEIGHT:
+        halvings += 1
+    if halvings == 0:
+        return moments
+    lighter: FloatArray = np.rint(moments * (np.ceil(weights / 2**halvings) / weights)[:, None])
+    return lighter
 
 
 def _amplitudes(thirty_seconds: tuple[int, ...], colors: int) -> Int64Array:

@@ -97,7 +97,7 @@ def test_promises_hold_for_any_picture(height, width, low, span, colors, method,
 GRAY_RAMP = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 OUTLIER = np.zeros((50, 50, 3), np.uint8)
 OUTLIER[7, 9] = (255, 0, 0)
-FLAT = np.full((300, 500, 3), 36, np.uint8)  # 75,000 pixels in one bin: it spills, sums 0,
+FLAT = np.full((300, 500, 3), 36, np.uint8)  # 74,967 pixels in one bin: it spills, sums 0,
 FLAT[150:] = 167  # and again in another, whose sums of lower bits are as large as they can be
 FLAT[:3, :11] = np.arange(33, dtype=np.uint8)[:, None].repeat(3, 1).reshape(3, 11, 3) * 5
 
@@ -159,8 +159,9 @@ def test_gray_ramp_is_cut_in_about_equal_steps(method):
     assert mse(GRAY_RAMP, indices, palette) <= 1.05 * equal
 
 
-@pytest.mark.parametrize("colors", [1, 2, 3, 32, 256])
-def test_each_pixel_goes_to_the_nearest_centre(colors):
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("colors", [1, 2, 3, 32, 255, 256])
+def test_each_pixel_goes_to_the_nearest_centre(colors, tie):
     rng = np.random.default_rng(colors)
     for pixels in (
         rng.integers(0, 256, (20_000, 3), np.uint8),
@@ -168,7 +169,8 @@ def test_each_pixel_goes_to_the_nearest_centre(colors):
         GRAY_RAMP,
     ):
         centres = rng.integers(0, 1021, (colors, 3)) / 4.0
-        centres[-1] = centres[0]  # equally near: the lower label wins
+        if tie:
+            centres[-1] = centres[0]  # equally near: the lower label wins
         pixels = read_only(pixels)
         keys, bins = histograms.histogram(pixels)
         labels, clusters = kernels.assign_pixels(pixels, keys, bins, centres)
@@ -190,7 +192,35 @@ def test_each_pixel_of_a_genuine_picture_goes_to_the_nearest_centre():
         np.testing.assert_array_equal(labels, nearest_by_brute_force(pixels, centres))
 
 
-@pytest.mark.parametrize("pixels", [FLAT, picture(200, 200)])
+def test_fit_ends_where_lloyd_by_brute_force_stands_still():
+    none = np.array([], np.int64)
+    for seed in range(3):
+        colours, counts = np.unique(
+            picture(60, 80, seed).reshape(-1, 3), axis=0, return_counts=True
+        )
+        moments = np.column_stack([counts, counts[:, None] * colours]).astype(float)
+        parents = np.empty(0, np.uint32)
+        centres = kernels.fit(moments, moments, parents, 16, 48, none, none, 400)
+        labels = nearest_by_brute_force(colours, centres)
+        weights = np.bincount(labels, counts, minlength=16)
+        sums = [np.bincount(labels, counts * c, minlength=16) for c in colours.T]
+        np.testing.assert_array_equal(centres, np.transpose(sums / weights))
+
+
+def test_a_picture_of_33_million_pixels_is_fitted_like_the_tile_it_repeats():
+    """Its sums of colours would overflow the kernels' packed moments if they were not reduced."""
+    tile = picture(128, 128) // 2 + 128
+    indices, palette = quantize(tile)
+    many, same = quantize(np.tile(tile, (32, 64, 1)))
+    np.testing.assert_array_equal(same, palette)
+    np.testing.assert_array_equal(many, np.tile(indices, (32, 64)))
+
+
+SPILLS = np.full((449, 3), 200, np.uint8)  # in bins of 64 (spilled, then empty), 128, 192 and
+SPILLS[64:], SPILLS[192:], SPILLS[384:] = 103, (9, 10, 11), (200, 100, 3)  # 65 pixels
+
+
+@pytest.mark.parametrize("pixels", [FLAT, SPILLS, picture(200, 200)])
 def test_histograms_agree_with_numpy(pixels):
     pixels = read_only(pixels)
     key = (pixels >> 2).astype(int) @ [1 << 12, 1 << 6, 1]
