@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 a mistake that a person can mend, told in a line or two; 7
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -175,6 +176,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     if accelerators.tpu_wanted():
         versions.check_tpu()
+    else:
+        os.environ.update(accelerators.NO_TPU_HERE)
 
     from trainer import compile_cache
 

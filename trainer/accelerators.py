@@ -62,6 +62,12 @@ _GPUS = (
     Accelerator("H200 NVL", "NVIDIA H200 NVL", 835.5e12, 141),
 )
 
+NO_TPU_HERE = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
+"""Environment for libtpu where there is no TPU: what it would ask a TPU VM's metadata server.
+
+Without an answer it complains on stderr. JAX loads it wherever it is installed.
+"""
+
 
 def of(device_kind: str) -> Accelerator | None:
     """Returns the accelerator of a JAX device kind, or None for one that is not listed here.

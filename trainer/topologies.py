@@ -11,22 +11,20 @@ import math
 import os
 import re
 
+from trainer.accelerators import NO_TPU_HERE, TPUS, Accelerator
+from trainer.errors import UsageError
+
 os.environ.update(
+    NO_TPU_HERE,
     JAX_PLATFORMS="cpu",  # else JAX looks for a TPU of this machine, for minutes on some
     TPU_SKIP_MDS_QUERY="1",  # no questions to a metadata server that is not there
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # no lock: nothing here is used up
-    # What the metadata server would have said; without it libtpu complains on stderr.
-    TPU_ACCELERATOR_TYPE="v5litepod-8",
-    TPU_WORKER_HOSTNAMES="localhost",
     TPU_STDERR_LOG_LEVEL="3",
     TPU_LOG_DIR="disabled",
 )
 
 import jax
 from jax.experimental import topologies as jax_topologies
-
-from trainer.accelerators import TPUS, Accelerator
-from trainer.errors import UsageError
 
 _EXAMPLES = "v2:2x2, v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4, tpu7x:2x2x1"
 # A whole pod, by the pages of each version at cloud.google.com/tpu/docs. Asked for more of v5e the

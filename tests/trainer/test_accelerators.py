@@ -1,5 +1,7 @@
 """Which accelerator a JAX device kind is."""
 
+import fnmatch
+
 import pytest
 
 from trainer import accelerators
@@ -31,3 +33,25 @@ def test_a_device_has_its_share_of_the_chip(kind, name, flops, memory):
 @pytest.mark.parametrize("kind", ["cpu", "", "NVIDIA GeForce RTX 4090", "TPU v9"])
 def test_no_peak_is_better_than_a_wrong_one(kind):
     assert accelerators.of(kind) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "platforms", "wanted"),
+    [
+        ([], None, False),
+        (["/dev/accel0"], None, True),  # TPU v2 to v4
+        (["/dev/vfio/0"], None, True),  # later ones
+        (["/dev/accel0"], "", True),  # means unset
+        (["/dev/accel0"], "tpu,cpu", True),
+        (["/dev/accel0"], "cpu", False),
+    ],
+)
+def test_a_tpu_is_wanted_where_there_is_one_and_nobody_said_otherwise(
+    files, platforms, wanted, monkeypatch
+):
+    monkeypatch.setattr(accelerators.glob, "glob", lambda pattern: fnmatch.filter(files, pattern))
+    if platforms is None:
+        monkeypatch.delenv("JAX_PLATFORMS")
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert accelerators.tpu_wanted() is wanted

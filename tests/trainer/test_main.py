@@ -13,12 +13,12 @@ from trainer.config import TrainConfig
 from trainer.errors import PreemptedError
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "check-tpu"])
 def test_help_explains_every_flag(command, capsys):
     with pytest.raises(SystemExit) as left:
         command_line.main([command, "--help"])
     assert left.value.code == 0
-    assert "--model_dir" in capsys.readouterr().out
+    assert ("--topology" if command == "check-tpu" else "--model_dir") in capsys.readouterr().out
     subparsers = command_line.parser()._subparsers._group_actions[0]
     for action in subparsers.choices[command]._actions:
         assert action.help
@@ -73,6 +73,15 @@ def test_a_damaged_folder_of_shards_is_told_in_a_line(tmp_path, capsys):
     (tmp_path / "x").write_text("")
     assert command_line.main(["train", f"--data_dir={tmp_path}", "--model_dir=/tmp/m"]) == 2
     assert "preprocess" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_on_a_tpu_versions_are_checked_before_anything_else(command, monkeypatch, capsys):
+    monkeypatch.setattr(command_line.accelerators, "tpu_wanted", lambda: True)
+    monkeypatch.setattr(command_line.versions, "jax_needs", lambda: ["libtpu==0.0.1"])
+    arguments = [command, "--data_dir=/nowhere", "--model_dir=/nowhere"]
+    assert command_line.main(arguments) == 2
+    assert "versions that do not go together: libtpu==0.0.1 is needed" in capsys.readouterr().err
 
 
 def test_flags_override_the_named_recipe(monkeypatch, tmp_path):
