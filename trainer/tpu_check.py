@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from trainer import compiled, config, metadata, step, versions
+from trainer import augment, compiled, config, metadata, step, versions
 from trainer.compiled import Cost
-from trainer.config import AugmentConfig, TrainConfig
+from trainer.config import AugmentConfig, RunConfig, TrainConfig
 from trainer.devices import Devices
 from trainer.errors import UsageError
 from trainer.topologies import Slice
 
 _TRAIN_PICTURES = 8144  # of Stanford Cars; the schedule needs some length
-_CONFIRMATIONS = 2  # compilations that the search for the largest batch may end with
 NO_AUGMENTATION = AugmentConfig(
     crop_area=1, crop_aspect=1, flip=False, brightness=0, contrast=0, saturation=0
 )
@@ -163,7 +162,7 @@ def check(
         console: where progress and the table are shown.
         hosts: of the slice; None for the usual four chips a host.
         shares: whether to measure the shares of expansion and augmentation: two compilations more.
-        largest_batch: whether to search for it: two to four compilations more.
+        largest_batch: whether to search for it: two or three compilations more.
         json_path: file to write the result to as well.
 
     Raises:
@@ -182,13 +181,7 @@ def check(
         train = compiler.train()
         evaluation = compiler.evaluation()
     except _OutOfMemoryError as error:
-        a_device = recipe.run.batch_size // len(devices)
-        raise UsageError(
-            f"--batch_size={recipe.run.batch_size} ({a_device} a device) needs "
-            f"{_gib(error.needed)} of the {_gib(chips.memory)} that a program may use of "
-            f"{chips.accelerator.name}; take a smaller batch or more chips, or try --largest_batch "
-            "from a batch that fits"
-        ) from error
+        raise UsageError(_too_large(recipe.run, chips, error.needed)) from error
     result = Check(
         train=train,
         evaluation=evaluation,
@@ -248,31 +241,26 @@ class _Compiler:
         )
 
     def largest_batch(self, first: Cost, memory: int) -> LargestBatch:
-        """Searches for the largest batch: a second size, a line through both, and its proof.
+        """Searches for the largest batch that fits.
 
         Args:
             first: cost of the recipe's own batch.
             memory: of a device, in bytes.
         """
-        run = self._recipe.run
-        unit = math.lcm(len(self._devices), run.data_streams)
-        points = [(run.batch_size, first.peak_memory)]
-        best = LargestBatch(*points[0])
-        # Half of the memory if all of it were for pictures; more of it is, the larger the batch.
-        target = max(2 * run.batch_size, run.batch_size * memory // first.peak_memory // 2)
-        for _ in range(1 + _CONFIRMATIONS):
-            rows = target // unit * unit
-            if rows <= best.batch_size:
-                break
+        run, options = self._recipe.run, step.augment_options(self._recipe.augment.at(8))
+        group = augment.MIX_GROUP if options.mixes else 1
+        unit = math.lcm(len(self._devices), group * run.data_streams)
+
+        def measure(rows: int) -> int:
             sized = dataclasses.replace(self._recipe, run=dataclasses.replace(run, batch_size=rows))
             try:
-                needed = self._train(f"a batch of {rows:,}", sized, self._pictures).peak_memory
-                best = LargestBatch(rows, needed)
+                return self._train(f"a batch of {rows:,}", sized, self._pictures).peak_memory
             except _OutOfMemoryError as error:
-                needed = error.needed
-            points.append((rows, needed))
-            target = fit(points[-2:], memory)
-        return best
+                return max(error.needed, memory + 1)
+
+        return LargestBatch(
+            *largest_fitting((run.batch_size, first.peak_memory), memory, unit, measure)
+        )
 
     def _train(self, name: str, recipe: TrainConfig, pictures: Pictures) -> Cost:
         program = self._program(recipe, pictures)
@@ -302,11 +290,47 @@ class _Compiler:
         return compiled.cost(program, seconds)
 
 
-def fit(points: list[tuple[int, int]], memory: int) -> int:
-    """Returns the rows that fill the memory, by the line through two points (rows, bytes)."""
-    (rows, needed), (more_rows, more_needed) = points
-    slope = (more_needed - needed) / (more_rows - rows)
-    return int(rows + (memory - needed) / slope)
+def largest_fitting(
+    first: tuple[int, int], memory: int, unit: int, measure: Callable[[int], int]
+) -> tuple[int, int]:
+    """Searches for the most rows that fit: a second size, a line through both, and the proof.
+
+    Args:
+        first: rows that fit, and the bytes that they need.
+        memory: bytes that there are.
+        unit: rows must be a multiple of it.
+        measure: from rows to the bytes that they need; it is asked three times at most.
+
+    Returns:
+        Rows that were measured to fit, or the first, and the bytes that they need.
+    """
+    points = [first]
+    # Half of the memory if all of it went to pictures: far enough from the first for a good line.
+    target = max(2 * first[0], first[0] * memory // first[1] // 2)
+    for turn in range(3):
+        rows = target // unit * unit
+        if rows <= first[0]:
+            break
+        points.append((rows, measure(rows)))
+        if turn and points[-1][1] <= memory:
+            break
+        (less, less_needed), (more, more_needed) = sorted(points[-2:])
+        target = int(less + (memory - less_needed) * (more - less) / (more_needed - less_needed))
+    return max(point for point in points if point[1] <= memory)
+
+
+def _too_large(run: RunConfig, chips: Slice, needed: int) -> str:
+    """Returns what to tell a person whose batch does not fit; `needed` in bytes."""
+    unit = math.lcm(len(chips.devices), run.data_streams)
+    # Nearly all of the memory goes to pictures, so this errs on the small side by little.
+    fitting = int(run.batch_size * chips.memory / needed) // unit * unit
+    return (
+        f"--batch_size={run.batch_size} ({run.batch_size // len(chips.devices)} a device) needs "
+        f"{_gib(needed)} of the {_gib(chips.memory)} that a program may use of "
+        f"{chips.accelerator.name}; "
+        + (f"about {fitting} would fit, or take" if fitting else "take")
+        + " more chips, smaller pictures or a smaller model"
+    )
 
 
 def _translated(error: jax.errors.JaxRuntimeError) -> Exception:
