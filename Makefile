@@ -126,3 +126,13 @@ bench-quantize: venv ## IMAGES=folder: the quantizer against its peers
 bench-read-ahead: venv ## IMAGES=folder: pictures a second from gs:// with latency against a local disk
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
 	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.read_ahead --images=$(IMAGES) $(FLAGS)
+
+.PHONY: bench-input
+bench-input: venv ## DATA=pictures [ORIGINALS=JPEGs]: from shard to batch, against other loaders
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
+	@$(if $(DATA),,$(error give DATA=folder of pictures))$(RUN) benchmarks.input --images=$(DATA) \
+		--work=$(WORK)/bench-input $(call flag,ORIGINALS,originals) $(FLAGS)
+
+.PHONY: bench-train
+bench-train: venv ## DATA=shards: the trainer fed from shards against the same step fed from memory
+	@$(RUN) benchmarks.train --data_dir=$(or $(DATA),$(WORK)/shards) $(FLAGS)

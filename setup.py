@@ -37,8 +37,8 @@ setup(
         "gcp": ["apache-beam[gcp]"],  # gs:// and Dataflow
         # A real Flink cluster and a Cloud Storage on loopback, for tests/engines.
         "engines": ["apache-flink-libraries==1.20.*", "gcp-storage-emulator"],
-        # The peers of benchmarks/quantize.py.
-        "bench": ["faiss-cpu", "imagequant", "opencv-python-headless"],
+        # The peers of benchmarks/quantize.py and, with ArrayRecord, of benchmarks/input.py.
+        "bench": ["faiss-cpu", "imagequant", "opencv-python-headless", "grain", "array-record"],
         "test": ["hypothesis", "psutil", "pytest", "pytest-xdist"],
         "lint": ["mypy", "ruff"],
     },
