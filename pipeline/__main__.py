@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.config import Crop, Encoding, Fit, JobOptions, PictureOptions, Quantizer
-from pipeline.worker import tell_late
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 EXIT_WRONG = 1  # verify found something; the job failed
 EXIT_USAGE = 2  # impossible options, unusable input
 EXIT_INTERRUPTED = 130
+PATIENCE_SECONDS = 1.0  # with the errors of Beam's threads, before they are told
 ALL_CORES = "--direct_num_workers=0"  # Beam's own default is one
 LOCAL_RUNNERS = (None, "FnApiRunner", "DirectRunner")
 _RESUME = "the same command continues from the shards that are finished"
@@ -47,13 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(_unknown(rest, vars(arguments)))
     # Beam tells the root logger of every optional package that is not installed.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
-    # It logs what it raises, so that Ctrl-C would show a traceback; see `tell_late`.
-    logging.getLogger("apache_beam.runners.worker.data_plane").setLevel(logging.CRITICAL)
+    # The local engine logs what it raises as well, often twice; see `_why_it_failed`.
+    for name in ("apache_beam.runners.worker", "apache_beam.runners.portability.fn_api_runner"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_news)
     try:
         return command(arguments, rest)
     except KeyboardInterrupt:
         err.print("interrupted")
         return EXIT_INTERRUPTED
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns whether a log record is none that Beam's own code in a worker wrote of a failure."""
+    forwarded = record.module in ("worker_handlers", "local_job_service")
+    return not (forwarded and "apache_beam/runners" in record.getMessage())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,18 +192,16 @@ def _preprocess(arguments: argparse.Namespace, beam_flags: list[str]) -> int:
         return EXIT_USAGE
     del listing
     start = time.monotonic()
-    try:
-        with (
-            _leaving_at_interrupt(options.output_dir),
-            progress.progress(options.output_dir, made, err) as resumed,
-        ):
-            job.run(options.output_dir, made, options.max_reject_fraction, beam_options)
-    except (RuntimeError, plan.PlanError) as error:
-        told = _why_it_failed(error, options, made)
-        if told is None:
-            raise
-        err.print(f"error: {told}", markup=False)
-        return EXIT_WRONG
+    with _leaving_at_interrupt(options.output_dir):
+        try:
+            with progress.progress(options.output_dir, made, err) as resumed:
+                job.run(options.output_dir, made, options.max_reject_fraction, beam_options)
+        except (RuntimeError, plan.PlanError) as error:
+            told = _why_it_failed(error, options, made)
+            if told is None:
+                raise
+            err.print(f"error: {told}", markup=False)
+            return EXIT_WRONG
     plan.remove_temporaries(options.output_dir)
     if not storage.exists(storage.join(options.output_dir, plan.DATASET_INFO)):
         out.print(
@@ -256,11 +263,23 @@ def _why_it_failed(error: Exception, options: JobOptions, made: "Plan") -> str |
 
 @contextlib.contextmanager
 def _leaving_at_interrupt(output_dir: str) -> Iterator[None]:
-    hook, threading.excepthook = threading.excepthook, tell_late
+    ended = threading.Event()
+
+    def tell(error: threading.ExceptHookArgs) -> None:
+        # When a worker has left, Beam's threads fail by the dozen; the job's own error tells why.
+        if error.exc_type.__module__.startswith("grpc") or ended.wait(PATIENCE_SECONDS):
+            return
+        if "Worker subprocess exited" in str(error.exc_value):
+            err.print("a worker process has ended; the job fails when the others have done theirs")
+        else:
+            threading.__excepthook__(error)
+
+    hook, threading.excepthook = threading.excepthook, tell
     handler = signal.signal(signal.SIGINT, lambda *_: _leave(output_dir))
     try:
         yield
     finally:
+        ended.set()
         signal.signal(signal.SIGINT, handler)
         threading.excepthook = hook
 
@@ -275,7 +294,9 @@ def _leave(output_dir: str) -> None:
     time.sleep(0.2)  # in a terminal the workers get the same Ctrl-C; let them go first
     plan.remove_temporaries(output_dir)
     err.show_cursor()
-    err.print(f"interrupted; {_RESUME}")
+    # Not err.print: that would print above the bar and leave the prompt at the bar's end.
+    err.file.write(f"{chr(10) * err.is_terminal}interrupted; {_RESUME}\n")
+    err.file.flush()
     os._exit(EXIT_INTERRUPTED)
 
 

@@ -47,7 +47,7 @@ class Converter:
         picture = prepare(data, image.box, self._options)
         if self._options.encoding == "rgb":
             record = self._encoder.rgb(image.id, image.label, picture.bbox, picture.rgb)
-            return self._converted(image, data, picture, record, None)
+            return self._converted(image, data, picture, record, None, None)
         indices, palette = quantize(
             picture.rgb, self._options.colors, method=self._options.quantizer
         )
@@ -55,10 +55,18 @@ class Converter:
             palette if self._options.is_png else pad_palette(palette, self._options.colors)
         )
         record = self._encoder.indexed(image.id, image.label, picture.bbox, indices, stored_palette)
-        return self._converted(image, data, picture, record, np.take(palette, indices, axis=0))
+        stored = np.take(palette, indices, axis=0)
+        # Every entry of a palette is in use: counting colours again would cost 1 ms.
+        return self._converted(image, data, picture, record, stored, len(palette))
 
     def _converted(
-        self, image: CarImage, data: bytes, picture: Picture, record: bytes, stored: UInt8 | None
+        self,
+        image: CarImage,
+        data: bytes,
+        picture: Picture,
+        record: bytes,
+        stored: UInt8 | None,
+        colors: int | None,
     ) -> Converted:
         statistics = of_picture(
             label=image.label,
@@ -66,6 +74,7 @@ class Converter:
             source_size=picture.source_size,
             prepared=picture.rgb,
             stored=stored,
+            colors=colors,
         )
         return Converted(
             record=record,

@@ -161,7 +161,9 @@ def _palette_png(rgb: NDArray[np.uint8]) -> str:
     Averaging pixels makes new colours, which would hide what quantization did; each is set to the
     nearest that the picture has.
     """
-    palette = np.unique(rgb.reshape(-1, 3), axis=0)
+    # As numbers: np.unique(axis=0) takes thirty times as long.
+    packed = np.unique(rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
+    palette = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8)
     small = _shrink(rgb)
     if len(palette) > 256:
         return _jpeg(small)

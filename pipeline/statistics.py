@@ -106,6 +106,7 @@ def of_picture(
     source_size: tuple[int, int],
     prepared: NDArray[np.uint8],
     stored: NDArray[np.uint8] | None,
+    colors: int | None = None,
 ) -> Statistics:
     """Returns the statistics of one picture.
 
@@ -115,12 +116,15 @@ def of_picture(
         source_size: (height, width) in pixels of the raster in the file.
         prepared: uint8 (H, W, 3), as it went into the quantizer.
         stored: uint8 (H, W, 3), as it came out; None if it is stored without quantization.
+        colors: number of different colours in `stored`; counted if it is not given.
 
     Raises:
         ValueError: if `prepared` and `stored` differ in shape.
     """
     height, width = source_size
     error = 0 if stored is None else _squared_error(prepared, stored)
+    if stored is not None and colors is None:
+        colors = _count_colors(stored)
     return Statistics(
         pictures=1,
         source_bytes=source_bytes,
@@ -133,7 +137,7 @@ def of_picture(
         source_widths={width // SIDE_BIN * SIDE_BIN: 1},
         source_heights={height // SIDE_BIN * SIDE_BIN: 1},
         source_areas={height * width // AREA_BIN * AREA_BIN: 1},
-        colors={} if stored is None else {_count_colors(stored): 1},
+        colors={} if colors is None else {colors: 1},
     )
 
 

@@ -32,7 +32,7 @@ def main(parent: int) -> None:
 def tell_late(error: threading.ExceptHookArgs) -> None:
     """Prints the error of a thread, unless the process is about to end.
 
-    Beam's threads fail by the dozen, here and in the parent, as soon as the other side has left.
+    Beam's threads fail by the dozen as soon as the parent has left.
     """
     time.sleep(2 * PARENT_POLL_SECONDS)
     threading.__excepthook__(error)

@@ -41,6 +41,8 @@ def test_a_record_holds_what_the_steps_make_one_by_one(encoding, crop):
     np.testing.assert_array_equal(converted.stored, palette[indices])
     np.testing.assert_array_equal(converted.prepared, picture.rgb)
     assert converted.content_hash == picture.content_hash
+    used = len(np.unique(converted.stored.reshape(-1, 3), axis=0))
+    assert converted.statistics.colors == {used: 1}
 
 
 def test_a_short_palette_is_padded_for_arrays_and_not_for_png():

@@ -1,15 +1,10 @@
-"""The command line as its users meet it: exit codes, messages, Ctrl-C and kills."""
+"""The command line as its users meet it: exit codes and messages. Kills: `test_resume`."""
 
 import dataclasses
 import os
 import pathlib
 import re
-import signal
-import subprocess
-import sys
-import time
 
-import psutil
 import pytest
 
 from pipeline import __main__ as cli
@@ -285,82 +280,3 @@ def test_ctrl_c_while_the_data_are_listed_is_no_traceback(run, data_dir, tmp_pat
 
     monkeypatch.setattr(layouts, "find", interrupted)
     assert run(*preprocess(data_dir, tmp_path / "out"))[::2] == (130, "interrupted\n")
-
-
-# --- ended in the middle
-
-SLOW = ("--quantizer=sklearn", "--image_size=160", "--examples_per_shard=1")
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    """Returns a data folder, and what an undisturbed run makes of it."""
-    data_dir = folders.draw(tmp_path_factory.mktemp("slow") / "data", train=12, test=2)
-    output_dir = tmp_path_factory.mktemp("undisturbed")
-    assert cli.main(preprocess(data_dir, output_dir, *SLOW)) == 0
-    return data_dir, content(str(output_dir))
-
-
-def interrupt(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGINT)
-
-
-def interrupt_group(process: subprocess.Popen) -> None:  # what a terminal does at Ctrl-C
-    os.killpg(process.pid, signal.SIGINT)
-
-
-def kill(process: subprocess.Popen) -> None:
-    process.kill()
-
-
-@pytest.mark.parametrize(("end", "code"), [(interrupt_group, 130), (interrupt, 130), (kill, -9)])
-def test_a_run_ended_in_the_middle_leaves_no_worker_and_the_next_ends_it(
-    run, slow, tmp_path, end, code
-):
-    data_dir, undisturbed = slow
-    output = tmp_path / "out"
-    command = preprocess(data_dir, output, *SLOW)
-    local = [argument for argument in command if argument not in IN_PROCESS]
-    log = tmp_path / "log"
-    with (
-        log.open("wb") as stream,
-        subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *local, "--direct_num_workers=1"],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            wait_until(lambda: list(output.glob("_shards/stanford_cars-*.json")))
-            workers = psutil.Process(process.pid).children(recursive=True)
-            end(process)
-            assert process.wait(SECONDS) == code
-        finally:
-            process.kill()
-    assert len(workers) == 1
-    wait_until(lambda: not any(map(is_alive, workers)))
-    if code == 130:
-        assert "Traceback" not in log.read_text()
-        assert "interrupted; the same command continues" in log.read_text()
-    assert not (output / "dataset_info.json").exists()
-    run_code, told, _ = run(*command)
-    assert run_code == 0
-    assert re.search(r"; [1-9]\d* were done before", told)
-    assert content(str(output)) == undisturbed
-    assert not [path for path in output.rglob("*") if ".tmp" in path.name]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until(ready) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
