@@ -136,3 +136,14 @@ bench-input: venv ## DATA=pictures [ORIGINALS=JPEGs]: from shard to batch, again
 .PHONY: bench-train
 bench-train: venv ## DATA=shards: the trainer fed from shards against the same step fed from memory
 	@$(RUN) benchmarks.train --data_dir=$(or $(DATA),$(WORK)/shards) $(FLAGS)
+.PHONY: bench-preprocess
+bench-preprocess: venv ## IMAGES=folder: the local job against the sum of its parts, workers, memory
+	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.preprocess --images=$(IMAGES) $(FLAGS)
+
+.PHONY: bench-decode
+bench-decode: venv ## IMAGES=folder: JPEG's scaled decoding, what it saves and costs
+	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.decode --images=$(IMAGES) $(FLAGS)
+
+.PHONY: bench-scale
+bench-scale: venv ## a million and ten million paths through all that handles each of them
+	@$(RUN) benchmarks.scale $(FLAGS)

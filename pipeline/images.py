@@ -22,9 +22,11 @@ here.
 import dataclasses
 import hashlib
 import io
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
@@ -34,6 +36,8 @@ from pipeline.rejects import BadImageError
 
 # Pillow's own threshold for a warning; 256 MiB of RGB. Larger is refused before any is allocated.
 MAX_PIXELS = 1024**3 // 12
+
+HASHED_BANDS = 16
 
 _EXIF_HEADER = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
@@ -296,9 +300,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _content_hash(image: Image.Image) -> str:
-    """Returns 32 hexadecimal digits of the sha256 of an RGB image's shape and pixels."""
+    """Returns 32 hexadecimal digits that stand for an RGB image's shape and pixels.
+
+    Of the CRC-32C of each of 16 bands: a sha256 of all pixels takes 1 ms of the 10 that a picture
+    costs. Pictures that differ in two bands do not meet by chance; a change within a single band is
+    missed once in 4 billion.
+    """
     digest = hashlib.sha256(f"{image.height}×{image.width}×3:".encode())
-    digest.update(image.tobytes())
+    edges = [image.height * band // HASHED_BANDS for band in range(HASHED_BANDS + 1)]
+    for top, bottom in itertools.pairwise(edges):
+        # Each by itself also because tobytes() of a whole picture takes twice its size beside it.
+        band = image.crop((0, top, image.width, bottom)).tobytes()
+        digest.update(google_crc32c.value(band).to_bytes(4, "big"))
     return digest.hexdigest()[:32]
 
 

@@ -300,6 +300,16 @@ def test_metadata_never_warns_and_filters_stay_untouched():
         np.testing.assert_array_equal(got.rgb, by_pillow(plain))
 
 
+@pytest.mark.parametrize("height", [1, 15, 16, 100])
+def test_content_hash_sees_every_pixel(height):
+    pixels = np.zeros((height, 3, 3), np.uint8)
+    hashes = {prepare(encode(Image.fromarray(pixels)), None, AS_STORED).content_hash}
+    for row in range(height):
+        pixels[row, row % 3, 1] = 1
+        hashes.add(prepare(encode(Image.fromarray(pixels)), None, AS_STORED).content_hash)
+    assert len(hashes) == height + 1
+
+
 def test_content_hash_tells_pixels_and_nothing_else():
     image = picture()
     base = prepare(encode(image), None, AS_STORED).content_hash
