@@ -136,6 +136,7 @@ bench-input: venv ## DATA=pictures [ORIGINALS=JPEGs]: from shard to batch, again
 .PHONY: bench-train
 bench-train: venv ## DATA=shards: the trainer fed from shards against the same step fed from memory
 	@$(RUN) benchmarks.train --data_dir=$(or $(DATA),$(WORK)/shards) $(FLAGS)
+
 .PHONY: bench-preprocess
 bench-preprocess: venv ## IMAGES=folder: the local job against the sum of its parts, workers, memory
 	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.preprocess --images=$(IMAGES) $(FLAGS)
