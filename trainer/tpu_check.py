@@ -247,7 +247,8 @@ class _Compiler:
             first: cost of the recipe's own batch.
             memory: of a device, in bytes.
         """
-        run, options = self._recipe.run, step.augment_options(self._recipe.augment.at(8))
+        run = self._recipe.run
+        options = step.augment_options(self._recipe.augment.at(self._pictures.image_size))
         group = augment.MIX_GROUP if options.mixes else 1
         unit = math.lcm(len(self._devices), group * run.data_streams)
 
