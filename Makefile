@@ -53,7 +53,7 @@ ifeq ($(DATA),)
 endif
 	@$(RUN) pipeline preprocess --data_dir=$(or $(DATA),$(WORK)/sample) --output_dir=$(or $(OUT),$(WORK)/shards) \
 		$(call flag,LAYOUT,layout) $(call flag,COLORS,colors) $(call flag,IMAGE_SIZE,image_size) \
-		$(call flag,FIT,fit) $(call flag,CROP,crop) $(call flag,CROP_MARGIN,crop_margin) \
+		$(call flag,FIT,fit) $(call flag,DECODE,decode) $(call flag,CROP,crop) $(call flag,CROP_MARGIN,crop_margin) \
 		$(call flag,ENCODING,encoding) $(call flag,QUANTIZER,quantizer) \
 		$(call flag,EXAMPLES_PER_SHARD,examples_per_shard) \
 		$(call flag,MAX_REJECT_FRACTION,max_reject_fraction) $(call flag,RUNNER,runner) \

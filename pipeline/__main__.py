@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from rich.console import Console
 from rich.progress import Progress
 
-from pipeline.config import Crop, Encoding, Fit, JobOptions, PictureOptions, Quantizer
+from pipeline.config import Crop, Decode, Encoding, Fit, JobOptions, PictureOptions, Quantizer
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -111,6 +111,13 @@ def _add_preprocess(commands: Any) -> None:
     )
     _add(parser, "image_size", picture.image_size, "stored side in pixels; 0 keeps the original")
     _add(parser, "fit", picture.fit, "how a rectangle becomes a square", choices=get_args(Fit))
+    _add(
+        parser,
+        "decode",
+        picture.decode,
+        "scaled: decode large JPEGs at a fraction of their size",
+        choices=get_args(Decode),
+    )
     _add(parser, "colors", picture.colors, "palette size, 2 to 256; 0 stores plain RGB")
     _add(parser, "quantizer", picture.quantizer, "which k-means", choices=get_args(Quantizer))
     parser.add_argument(

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 Crop = Literal["none", "box"]
+Decode = Literal["full", "scaled"]
 Fit = Literal["stretch", "pad", "center_crop"]
 Quantizer = Literal["fast", "quality", "sklearn"]
 Encoding = Literal["indexed", "packed", "png", "rgb"]
@@ -32,6 +33,8 @@ class PictureOptions:
         crop_margin: with `crop="box"`, context kept on each side, as a fraction of the box's side.
         image_size: side of the stored square in pixels; 0 keeps the original size (png and rgb).
         fit: how a rectangle becomes a square: `stretch`, `pad` (black bars) or `center_crop`.
+        decode: `full`, or `scaled` to decode a JPEG that is far larger than the target at 1/2, 1/4
+            or 1/8 of its side.
         colors: palette size, 2 to 256; 0 means no quantization (rgb only).
         quantizer: which k-means: `fast`, `quality`, or `sklearn` (the notebook's method).
         encoding: `indexed`, `packed` (five bits a pixel), `png` (palette PNG) or `rgb` (RGB PNG).
@@ -44,6 +47,7 @@ class PictureOptions:
     crop_margin: float = 0.0
     image_size: int = 256
     fit: Fit = "stretch"
+    decode: Decode = "full"
     colors: int = 32
     quantizer: Quantizer = "fast"
     encoding: Encoding = "indexed"
@@ -51,6 +55,7 @@ class PictureOptions:
     def __post_init__(self) -> None:
         _check_choice("crop", self.crop, Crop)
         _check_choice("fit", self.fit, Fit)
+        _check_choice("decode", self.decode, Decode)
         _check_choice("quantizer", self.quantizer, Quantizer)
         _check_choice("encoding", self.encoding, Encoding)
         if not 0 <= self.crop_margin <= 1:

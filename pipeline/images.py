@@ -7,6 +7,8 @@ Choices that decide pixels:
 
 *   Resampling is Pillow's Lanczos filter with its support stretched when shrinking (antialiased),
     in one step (`reducing_gap=None`), so that no pre-shrinking depends on the factor.
+*   With `decode="scaled"` a JPEG far larger than the target is decoded at 1/2, 1/4 or 1/8 of its
+    side; boxes and crops stay in pixels of the full picture.
 *   Transparent pixels are laid over white. Embedded colour profiles are ignored, as TensorFlow's
     decoders do; CMYK and YCCK follow Adobe's inverted convention (as Pillow and browsers assume)
     and become RGB by R = (255 - C)(255 - K) / 255.
@@ -19,7 +21,9 @@ without metadata there is nothing to warn about. The one tag that matters, the o
 here.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -31,7 +35,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from pipeline.config import Fit, PictureOptions
+from pipeline.config import PictureOptions
+from pipeline.geometry import (
+    FITS,
+    TRANSPOSE,
+    Box,
+    Raster,
+    Rect,
+    clip,
+    normalise,
+    shift,
+    transpose_rect,
+    with_margin,
+)
 from pipeline.rejects import BadImageError
 
 # Pillow's own threshold for a warning; 256 MiB of RGB. Larger is refused before any is allocated.
@@ -39,19 +55,12 @@ MAX_PIXELS = 1024**3 // 12
 
 HASHED_BANDS = 16
 
+# With `decode="scaled"` a JPEG still has so many times the target's side when it is decoded.
+# Measured in docs/preprocessing.md: with a gap of 2 some pictures are off by a level and more.
+SCALED_GAP = 3
+
 _EXIF_HEADER = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
-
-# EXIF 2.3, tag Orientation: what to do to the stored raster to see it upright.
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _KNOWN_BUT_UNSUPPORTED = (
     (b"GIF8", "GIF"),
@@ -61,8 +70,6 @@ _KNOWN_BUT_UNSUPPORTED = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"),
 )
-
-_Rect = tuple[float, float, float, float]  # left, top, right, bottom; pixel edges from 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,47 +106,70 @@ def prepare(data: bytes, box: tuple[int, int, int, int] | None, options: Picture
         BadImageError: if no retry will make a picture of it. The reasons: `empty`,
             `not_an_image`, `unsupported`, `truncated`, `corrupt`, `too_large`, `bad_box`.
     """
-    image, orientation = _decode(data)
-    width, height = image.size
-    content_hash = _content_hash(image)
-    rect: _Rect = (0, 0, width, height) if box is None else _clip(box, image.size)
+    raster, orientation = _decode(data, functools.partial(_scale, box=box, options=options))
+    width, height = raster.size
+    content_hash = _content_hash(raster.image)
+    rect: Rect = (0, 0, width, height) if box is None else clip(box, raster.size)
     if options.crop == "box" and box is not None:
-        cut = _with_margin(rect, options.crop_margin, image.size)
-        image = image.crop(cut)
-        rect = _shift(rect, -cut[0], -cut[1])
-    if orientation in _TRANSPOSE:
-        rect = _transpose_rect(rect, image.size, orientation)
-        image = image.transpose(_TRANSPOSE[orientation])
+        cut = with_margin(rect, options.crop_margin, raster.size)
+        raster = raster.crop(cut)
+        rect = shift(rect, -cut[0], -cut[1])
+    if orientation in TRANSPOSE:
+        rect = transpose_rect(rect, raster.size, orientation)
+        raster = raster.transpose(orientation)
+    image = raster.image
     if options.image_size:
-        image, rect = _FITS[options.fit](image, rect, options.image_size)
+        image, rect = FITS[options.fit](raster, rect, options.image_size)
     return Picture(
         rgb=np.array(image),
-        bbox=_normalise(rect, image.size),
+        bbox=normalise(rect, image.size),
         source_size=(height, width),
         content_hash=content_hash,
     )
 
 
+def _scale(size: tuple[int, int], box: Box | None, options: PictureOptions) -> int:
+    """Returns by how much a JPEG of (width, height) is reduced while it is decoded: 1, 2, 4, 8."""
+    if options.decode == "full" or not options.image_size:
+        return 1
+    if options.crop == "box" and box is not None:
+        left, top, right, bottom = with_margin(clip(box, size), options.crop_margin, size)
+        size = right - left, bottom - top
+    sides = [min(size) // (SCALED_GAP * options.image_size * scale) for scale in (8, 4, 2)]
+    return next((scale for scale, fits in zip((8, 4, 2), sides, strict=True) if fits), 1)
+
+
 # --- decoding
 
 
-def _decode(data: bytes) -> tuple[Image.Image, int]:
-    """Returns the stored raster as an RGB image, and the EXIF orientation (1 if there is none)."""
+def _decode(data: bytes, scale: Callable[[tuple[int, int]], int]) -> tuple[Raster, int]:
+    """Returns the stored raster in RGB, and the EXIF orientation (1 if there is none).
+
+    Args:
+        data: the file.
+        scale: by how much a JPEG of (width, height) may be reduced while it is decoded.
+    """
+    reduction = 1
     if not data:
         raise BadImageError("empty", "the file has no bytes")
     if data.startswith(b"\xff\xd8\xff"):
         pixels, exif = _split_jpeg(data)
-        image = _load(JpegImagePlugin.JpegImageFile, pixels, "JPEG")
+        jpeg = _open(JpegImagePlugin.JpegImageFile, pixels, "JPEG")
+        full_size = jpeg.size
+        reduction = _reduce(jpeg, scale(full_size))
+        image = _load(jpeg, "JPEG")
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
         pixels, exif = _split_png(data)
-        image = _load(PngImagePlugin.PngImageFile, pixels, "PNG")
+        image = _load(_open(PngImagePlugin.PngImageFile, pixels, "PNG"), "PNG")
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         _check_webp(data)
-        image = _load(WebPImagePlugin.WebPImageFile, data, "WebP")  # leaves its EXIF unparsed
+        # Leaves its EXIF unparsed.
+        image = _load(_open(WebPImagePlugin.WebPImageFile, data, "WebP"), "WebP")
         exif = image.info.get("exif", b"")
     else:
         raise _unrecognised(data)
-    return _to_rgb(image), _orientation(exif)
+    rgb = _to_rgb(image)
+    return Raster.of(rgb, full_size if reduction > 1 else rgb.size, reduction), _orientation(exif)
 
 
 def _unrecognised(data: bytes) -> BadImageError:
@@ -151,21 +181,42 @@ def _unrecognised(data: bytes) -> BadImageError:
     return BadImageError("not_an_image", f"begins with {data[:12]!r}: no JPEG, PNG or WebP file")
 
 
-def _load(
+def _open(
     plugin: Callable[[io.BytesIO], ImageFile.ImageFile], data: bytes, name: str
 ) -> ImageFile.ImageFile:
-    """Decodes with one named plugin of Pillow; all its complaints are about `data`."""
-    try:
+    """Reads the header with one named plugin of Pillow; all its complaints are about `data`."""
+    with _complaints(name):
         image = plugin(io.BytesIO(data))
         _check_size(*image.size)
+    return image
+
+
+def _load(image: ImageFile.ImageFile, name: str) -> ImageFile.ImageFile:
+    with _complaints(name):
         image.load()
+    return image
+
+
+@contextlib.contextmanager
+def _complaints(name: str) -> Iterator[None]:
+    try:
+        yield
     except BadImageError:
         raise
     # The data are in memory, so an OSError is the decoder's, never the file system's.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise BadImageError(reason, f"{name}: {error}") from error
-    return image
+
+
+def _reduce(jpeg: ImageFile.ImageFile, scale: int) -> int:
+    """Has a JPEG decoded at 1/`scale` of its size; returns the scale that the decoder chose."""
+    if scale == 1:
+        return 1
+    width, height = jpeg.size
+    # Rounded down, for Pillow takes the largest scale that leaves no less than is asked for.
+    drafted = jpeg.draft(jpeg.mode, (width // scale, height // scale))
+    return round(width / drafted[1][2]) if drafted else 1
 
 
 def _check_size(width: int, height: int) -> None:
@@ -313,92 +364,3 @@ def _content_hash(image: Image.Image) -> str:
         band = image.crop((0, top, image.width, bottom)).tobytes()
         digest.update(google_crc32c.value(band).to_bytes(4, "big"))
     return digest.hexdigest()[:32]
-
-
-# --- geometry
-
-
-def _clip(box: tuple[int, int, int, int], size: tuple[int, int]) -> _Rect:
-    """Returns the part of a 1-based inclusive box inside a raster of (width, height)."""
-    x1, y1, x2, y2 = box
-    width, height = size
-    left, top = max(x1 - 1, 0), max(y1 - 1, 0)
-    right, bottom = min(x2, width), min(y2, height)
-    if left >= right or top >= bottom:
-        raise BadImageError(
-            "bad_box", f"box {x1},{y1} to {x2},{y2} has no pixel of a {width}×{height} picture"
-        )
-    return left, top, right, bottom
-
-
-def _with_margin(rect: _Rect, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Returns whole pixels: `rect` with `margin` of its side on each side, inside the raster."""
-    left, top, right, bottom = rect
-    dx, dy = round(margin * (right - left)), round(margin * (bottom - top))
-    return (
-        max(int(left) - dx, 0),
-        max(int(top) - dy, 0),
-        min(int(right) + dx, size[0]),
-        min(int(bottom) + dy, size[1]),
-    )
-
-
-def _shift(rect: _Rect, dx: float, dy: float) -> _Rect:
-    return rect[0] + dx, rect[1] + dy, rect[2] + dx, rect[3] + dy
-
-
-def _scale(rect: _Rect, sx: float, sy: float) -> _Rect:
-    return rect[0] * sx, rect[1] * sy, rect[2] * sx, rect[3] * sy
-
-
-def _transpose_rect(rect: _Rect, size: tuple[int, int], orientation: int) -> _Rect:
-    """Returns where `rect` of a raster of (width, height) lies after EXIF orientation 2 to 8."""
-    left, top, right, bottom = rect
-    width, height = size
-    if orientation in (2, 3, 7, 8):  # the stored x axis runs backwards
-        left, right = width - right, width - left
-    if orientation in (3, 4, 6, 7):  # the stored y axis runs backwards
-        top, bottom = height - bottom, height - top
-    if orientation >= 5:  # the axes change places
-        return top, left, bottom, right
-    return left, top, right, bottom
-
-
-def _normalise(rect: _Rect, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Returns `rect` as (ymin, xmin, ymax, xmax) in [0, 1] of a raster of (width, height)."""
-    left, top, right, bottom = (
-        min(max(edge / side, 0.0), 1.0) for edge, side in zip(rect, size * 2, strict=True)
-    )
-    return top, left, bottom, right
-
-
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=None)
-
-
-def _stretch(image: Image.Image, rect: _Rect, side: int) -> tuple[Image.Image, _Rect]:
-    scaled = _scale(rect, side / image.width, side / image.height)
-    return _resize(image, side, side), scaled
-
-
-def _pad(image: Image.Image, rect: _Rect, side: int) -> tuple[Image.Image, _Rect]:
-    factor = side / max(image.size)
-    width, height = (max(round(length * factor), 1) for length in image.size)
-    dx, dy = (side - width) // 2, (side - height) // 2
-    square = Image.new("RGB", (side, side))
-    square.paste(_resize(image, width, height), (dx, dy))
-    return square, _shift(_scale(rect, width / image.width, height / image.height), dx, dy)
-
-
-def _center_crop(image: Image.Image, rect: _Rect, side: int) -> tuple[Image.Image, _Rect]:
-    shorter = min(image.size)
-    dx, dy = (image.width - shorter) // 2, (image.height - shorter) // 2
-    square = image.crop((dx, dy, dx + shorter, dy + shorter))
-    return _stretch(square, _shift(rect, -dx, -dy), side)
-
-
-_FITS: dict[Fit, Callable[[Image.Image, _Rect, int], tuple[Image.Image, _Rect]]] = {
-    "stretch": _stretch,
-    "pad": _pad,
-    "center_crop": _center_crop,
-}

@@ -54,6 +54,7 @@ def test_the_fingerprint_covers_what_makes_the_bytes(data_dir):
     others = [
         plan.make(listing, dataclasses.replace(SMALL, colors=16), 5),
         plan.make(listing, dataclasses.replace(SMALL, fit="pad"), 5),
+        plan.make(listing, dataclasses.replace(SMALL, decode="scaled"), 5),
         plan.make(listing, SMALL, 6),
         plan.make(dataclasses.replace(listing, class_names=listing.class_names[::-1]), SMALL, 5),
         plan.make(dataclasses.replace(listing, images=listing.images[1:]), SMALL, 5),
