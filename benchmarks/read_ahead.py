@@ -47,11 +47,13 @@ class Run:
         pictures: converted.
         seconds: of wall time.
         cpu_seconds: of the worker, all its threads.
+        waited_seconds: in which the converting thread stood still for the next picture.
     """
 
     pictures: int
     seconds: float
     cpu_seconds: float
+    waited_seconds: float
 
     @property
     def rate(self) -> float:
@@ -77,6 +79,17 @@ def one_by_one(
     yield from map(read, items)
 
 
+def waiting(contents: Iterator[bytes], told: list[float]) -> Generator[bytes]:
+    """Yields the contents and appends the seconds that each was waited for."""
+    while True:
+        start = time.perf_counter()
+        content = next(contents, None)
+        told.append(time.perf_counter() - start)
+        if content is None:
+            return
+        yield content
+
+
 def work(data_dir: str, output_dir: str, examples_per_shard: int, ahead: bool) -> Run:
     """Makes every shard in this process, one after the other."""
     options = JobOptions(data_dir, output_dir, examples_per_shard=examples_per_shard)
@@ -94,13 +107,18 @@ def work(data_dir: str, output_dir: str, examples_per_shard: int, ahead: bool) -
     writer.setup()
     first = next(image for images in groups.values() for image in images)
     writer._converter(first, shards._read(first))  # compiles, connects
-    reader = read_ahead if ahead else one_by_one
-    with mock.patch.object(shards, "read_ahead", reader):
+    reader: Callable[..., Iterator[bytes]] = read_ahead if ahead else one_by_one
+    waits: list[float] = []
+
+    def timed(*arguments: Any) -> Iterator[bytes]:
+        return waiting(reader(*arguments), waits)
+
+    with mock.patch.object(shards, "read_ahead", timed):
         start, cpu_start = time.perf_counter(), time.process_time()
         for key, images in groups.items():
             list(writer.process((key, {"images": images})))
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    return Run(plan.found, seconds, cpu_seconds)
+    return Run(plan.found, seconds, cpu_seconds, sum(waits))
 
 
 def measure(row: Row, examples_per_shard: int) -> Run:
@@ -148,7 +166,7 @@ def rows_of(data: Path, running: dict[float, GcsEmulator]) -> list[Row]:
     """Returns the lines of the table, the one that all others are compared with first."""
     rows = [Row(LOCAL, reading, {}, str(data), "") for reading in ("ahead", "one by one")]
     for delay, emulator in running.items():
-        name = f"gs://, {1000 * delay:.0f} ms added a read" if delay else "gs://, nothing added"
+        name = f"gs://, {1000 * delay:.0f} ms a read" if delay else "gs://, no delay"
         for reading in ("ahead", "one by one"):
             rows.append(Row(name, reading, emulator.environment, "gs://cars/data", "gs://cars/out"))
     return rows
@@ -157,7 +175,7 @@ def rows_of(data: Path, running: dict[float, GcsEmulator]) -> list[Row]:
 def table(rows: list[Row], runs: list[list[Run]]) -> Table:
     """Returns the result, with the quickest run of each row."""
     best = [min(of_row, key=lambda run: run.seconds) for of_row in runs]
-    result = Table("storage", "reading", *("pictures/s", "of local", "CPU ms/picture"))
+    result = Table("storage", "reading", *("pictures/s", "of local", "waiting", "CPU ms/picture"))
     for column in result.columns[2:]:
         column.justify = "right"
     for row, run in zip(rows, best, strict=True):
@@ -166,6 +184,7 @@ def table(rows: list[Row], runs: list[list[Run]]) -> Table:
             row.reading,
             f"{run.rate:.1f}",
             f"{run.rate / best[0].rate:.2f}",
+            f"{run.waited_seconds / run.seconds:.1%}",
             f"{1000 * run.cpu_seconds / run.pictures:.1f}",
         )
     return result

@@ -1,4 +1,5 @@
-# A worker of the preprocessing job for Dataflow, or for Flink with --environment_type=DOCKER.
+# A worker of the preprocessing job for Dataflow, or for Flink with --environment_type=DOCKER; and
+# the launcher of the flex template, which Dataflow starts from the same image.
 # Build at the root of the repository:
 #   docker build -f docker/pipeline.Dockerfile -t REGION-docker.pkg.dev/PROJECT/REPOSITORY/pipeline .
 # The Beam version must be that of constraints.txt, the Python that of the launcher.
@@ -15,6 +16,11 @@ ENV NUMBA_CPU_NAME=x86-64-v3 \
     DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA=true
 
 WORKDIR /opt/pipeline
+COPY --from=gcr.io/dataflow-templates-base/python311-template-launcher-base \
+    /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
+ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/pipeline/flex_template.py
+COPY docker/flex_template.py ./
+
 COPY setup.py constraints.txt ./
 COPY pipeline pipeline
 # The pinned versions are those of the launcher: they are part of the data set's fingerprint.

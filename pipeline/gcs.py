@@ -1,16 +1,18 @@
-"""Whole objects of Google Cloud Storage, read through one client for the whole process.
+"""Whole objects of Google Cloud Storage, read and removed through one client for a process.
 
 Beam's FileSystems make a client for each file that they open, which costs a connection and two
 requests for properties before the one for the content: 5.0 ms of CPU a picture, against 0.9 here.
+They list before they remove.
 """
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING
 
 from apache_beam.io.filesystems import FileSystems
 
 if TYPE_CHECKING:
-    from google.cloud.storage import Client
+    from google.cloud.storage import Blob, Client
 
 SCHEME = "gs"
 # Of all threads of a process; a connection that finds no place in the pool is closed after its use.
@@ -23,12 +25,23 @@ def read(path: str) -> bytes:
     Raises:
         Exception: one of `errors()`; `google.api_core.exceptions.NotFound` if it is not there.
     """
+    # As stored, like Beam: the sizes of a listing are of that.
+    return bytes(_blob(path).download_as_bytes(raw_download=True))
+
+
+def remove(path: str) -> None:
+    """Removes an object; one that is not there is passed over. Raises one of `errors()`."""
+    from google.api_core.exceptions import NotFound
+
+    with contextlib.suppress(NotFound):
+        _blob(path).delete()
+
+
+def _blob(path: str) -> "Blob":
     from apache_beam.io.gcp.gcsio import parse_gcs_path
 
-    client = _client()
     bucket, name = parse_gcs_path(path)
-    # As stored, like Beam: the sizes of a listing are of that.
-    return bytes(client.bucket(bucket).blob(name).download_as_bytes(raw_download=True))
+    return _client().bucket(bucket).blob(name)
 
 
 @functools.cache

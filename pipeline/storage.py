@@ -196,6 +196,9 @@ def remove(paths: Iterable[str]) -> None:
         if is_local(path):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
+        elif _is_gcs(path):
+            with _os_errors(path, "removed"):
+                gcs.remove(path)
         elif exists(path):
             try:
                 FileSystems.delete([path])

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from tests.engines.gcs_emulator import run_gcs_emulator
 from tests.engines.launch import IN_PROCESS, ROOT, preprocess, read_folder
 from tests.pipeline.folders import draw
 
@@ -33,6 +34,15 @@ def genuine_cars(tmp_path_factory) -> pathlib.Path:
             for picture in sorted(cars.iterdir())[:GENUINE_PICTURES]:
                 (folder / split / cars.name / picture.name).symlink_to(picture)
     return folder
+
+
+@pytest.fixture(scope="session")  # as wide as the data, so that what is missing is asked first
+def bucket(tmp_path_factory):
+    """An emulated bucket, the same for all tests; each keeps to prefixes of its own."""
+    pytest.importorskip("gcp_storage_emulator", reason="pip install gcp-storage-emulator")
+    pytest.importorskip("google.cloud.storage", reason="pip install 'apache-beam[gcp]'")
+    with run_gcs_emulator(tmp_path_factory.mktemp("gcs")) as emulator:
+        yield emulator
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,10 @@ class GcsEmulator:
         """Returns the content of one object."""
         return self._bucket().blob(name).download_as_bytes()
 
+    def write_object(self, name: str, data: bytes) -> None:
+        """Writes one object."""
+        self._bucket().blob(name).upload_from_string(data)
+
     def delete(self, *names: str) -> None:
         """Removes objects."""
         self._bucket().delete_blobs(list(names))

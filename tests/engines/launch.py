@@ -31,6 +31,18 @@ def preprocess(
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Runs a job to its end and returns what it printed; fails the test if the job fails."""
+    code, printed = try_preprocess(data_dir, output_dir, *flags, environment=environment)
+    assert code == 0, printed[-4000:]
+    return printed
+
+
+def try_preprocess(
+    data_dir: str | pathlib.Path,
+    output_dir: str | pathlib.Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Runs a job to its end; returns the exit code and what it printed."""
     process = subprocess.run(
         command(str(data_dir), str(output_dir), *flags),
         cwd=ROOT,
@@ -41,8 +53,7 @@ def preprocess(
         timeout=SECONDS,
         check=False,
     )
-    assert process.returncode == 0, process.stdout[-4000:]
-    return process.stdout
+    return process.returncode, process.stdout
 
 
 def preprocess_and_break(

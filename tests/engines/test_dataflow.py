@@ -14,27 +14,18 @@ import sys
 
 import pytest
 
-from tests.engines.gcs_emulator import run_gcs_emulator
 from tests.engines.launch import ROOT, preprocess, shards
 
 INSTALL_SECONDS = 300
 UNREACHABLE = ("dns error", "error sending request", "Connection refused", "timed out")
 
 
-@pytest.fixture(scope="session")  # as wide as the data, so that what is missing is asked first
-def bucket(tmp_path_factory):
-    pytest.importorskip("gcp_storage_emulator", reason="pip install gcp-storage-emulator")
-    pytest.importorskip("google.cloud.storage", reason="pip install 'apache-beam[gcp]'")
-    with run_gcs_emulator(tmp_path_factory.mktemp("gcs")) as emulator:
-        yield emulator
-
-
 @pytest.fixture(scope="module")
 def staged(bucket, cars):
     """Submits the job; returns the staged files by their last name."""
     preprocess(
-        bucket.upload(cars, "cars"),
-        "gs://cars/out",
+        bucket.upload(cars, "dataflow-in"),
+        "gs://cars/dataflow-out",
         "--runner=DataflowRunner",
         "--project=offline",
         "--region=us-central1",
@@ -86,7 +77,7 @@ def test_graph_code_and_job_are_staged(bucket, staged):
 
 
 def test_nothing_is_made_before_the_template_runs(bucket, staged):
-    assert not shards(bucket.read("out"))
+    assert not shards(bucket.read("dataflow-out"))
 
 
 def test_staged_graph_makes_the_bytes_of_a_local_run(
@@ -109,6 +100,6 @@ def test_staged_graph_makes_the_bytes_of_a_local_run(
     seen = json.loads(run.stdout.splitlines()[-1])
     assert seen["pipeline"].startswith(str(worker_python.parents[1]))
     assert seen["heavy"] == []
-    remote = bucket.read("out")
+    remote = bucket.read("dataflow-out")
     assert shards(remote) == shards(local)
     assert remote["dataset_info.json"] == local["dataset_info.json"]
