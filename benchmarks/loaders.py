@@ -135,7 +135,7 @@ def grain(name: str) -> Make:
     """Grain with ArrayRecord, shuffled by its index sampler; a process for each core."""
 
     def make(work: Work) -> Iterator[Any]:
-        import grain  # type: ignore[import-untyped]
+        import grain
 
         size, colors = work.image_size, work.shards("indexed").colors
         first = 2 + 3 * colors
