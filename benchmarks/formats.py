@@ -59,10 +59,16 @@ class Work:
     def bytes_per_picture(self, name: str) -> float:
         """Returns the mean size of a record on disk, of an encoding or a file of this module."""
         if name in ENCODINGS:
-            split = self.shards(name).split(SPLIT)
-            return sum(map(os.path.getsize, split.shard_paths)) / split.num_examples
-        count = int((self.folder / f"{name}.count").read_text())
-        return os.path.getsize(self.path(name)) / count
+            size = sum(map(os.path.getsize, self.shards(name).split(SPLIT).shard_paths))
+        else:
+            size = os.path.getsize(self.path(name))
+        return size / self.pictures(name)
+
+    def pictures(self, name: str) -> int:
+        """Returns the number of records, of an encoding or a file of this module."""
+        if name in ENCODINGS:
+            return self.shards(name).split(SPLIT).num_examples
+        return int((self.folder / f"{name}.count").read_text())
 
     def make(self, names: set[str], images: Path, originals: Path, console: Console) -> None:
         """Writes what is not there yet.

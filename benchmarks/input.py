@@ -6,6 +6,9 @@ The pictures are preprocessed once into the work folder, in all encodings, and w
 formats (`benchmarks.formats`). Each loader (`benchmarks.loaders`) runs in a process of its own,
 first on one core for the CPU time of a picture, then on all cores for the wall time; the loaders
 take turns in short rounds (`benchmarks.rounds`). All files are in the page cache.
+
+With --throttle MB a second, each loader then reads its files once more, from a disk that the kernel
+holds to that rate (`benchmarks.throttle`).
 """
 
 import argparse
@@ -14,6 +17,9 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +28,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import loaders, rounds
-from benchmarks.formats import Work
+from benchmarks import formats, loaders, rounds, throttle
+from benchmarks.formats import SPLIT, Work
 from benchmarks.loaders import BATCH, LOADERS, Loader
 
 _READ_AT_ONCE = 1 << 24
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}  # as trainer.data
 
 
 def measure(
@@ -50,9 +57,50 @@ def serve(name: str, work: Work, cores: Sequence[int]) -> None:
     """Runs a row in this process, on the given cores alone."""
     # Before TensorFlow is imported, which counts them then.
     os.sched_setaffinity(0, cores)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    row = next(row for row in LOADERS if row.name == name)
-    rounds.serve(row.make(work), BATCH)
+    os.environ.update(_QUIET)
+    rounds.serve(row_of(name).make(work), BATCH)
+
+
+def row_of(name: str) -> Loader:
+    """Returns a row by its name."""
+    return next(row for row in LOADERS if row.name == name)
+
+
+def read_once(name: str, work: Work) -> None:
+    """Reads a row's files once, from the disk, and prints the pictures a second."""
+    os.environ.update(_QUIET)
+    row = row_of(name)
+    batches = work.pictures(row.files) // BATCH - 1
+    next(row.make(work))  # imports first
+    throttle.drop(files_of(row, work))
+    iterator = row.make(work)
+    next(iterator)
+    start = time.perf_counter()
+    for _ in range(batches):
+        next(iterator)
+    print(batches * BATCH / (time.perf_counter() - start), flush=True)
+    os._exit(0)  # some loaders would go on reading
+
+
+def throttled(rows: Sequence[Loader], work: Work, megabytes: float) -> Table:
+    """Pictures a second of each row from a slow disk, and what its bytes allow."""
+    table = Table("loader", "pictures a s", "its bytes allow", box=None)
+    for row in rows:
+        command = [sys.executable, "-m", "benchmarks.input", "--once", "--worker", row.name]
+        command += ["--work", str(work.folder), "--size", str(work.image_size)]
+        with throttle.limited_reads(work.folder, megabytes * 1e6):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        allowed = megabytes * 1e6 / work.bytes_per_picture(row.files)
+        table.add_row(row.name, f"{float(done.stdout):,.0f}", f"{allowed:,.0f}")
+    table.caption = f"all cores, from a disk held to {megabytes:g} MB a second"
+    return table
+
+
+def files_of(row: Loader, work: Work) -> list[Path]:
+    """Returns the files that a row reads."""
+    if row.files in formats.ENCODINGS:
+        return [Path(path) for path in work.shards(row.files).split(SPLIT).shard_paths]
+    return [Path(work.path(row.files))]
 
 
 def report(
@@ -87,11 +135,10 @@ def report(
 
 def warm(rows: Sequence[Loader], work: Work) -> None:
     """Reads all files once, so that they lie in the page cache."""
-    for path in work.folder.rglob("*"):
-        if path.is_file() and any(row.files in str(path) for row in rows):
-            with open(path, "rb") as file:
-                while file.read(_READ_AT_ONCE):
-                    pass
+    for path in {path for row in rows for path in files_of(row, work)}:
+        with open(path, "rb") as file:
+            while file.read(_READ_AT_ONCE):
+                pass
 
 
 def machine() -> str:
@@ -112,13 +159,17 @@ def main() -> None:
     parser.add_argument("--originals", type=Path, help="folder of original JPEGs; default: images")
     parser.add_argument("--work", type=Path, default=Path("work/bench-input"), help="kept")
     parser.add_argument("--size", type=int, default=224, help="side of the pictures")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="0: only --throttle")
     parser.add_argument("--rows", default="", help="only rows whose name matches; bare, indexed")
     parser.add_argument("--cpu_only", action="store_true", help="leave the wall time out")
+    parser.add_argument("--throttle", type=float, default=0.0, help="MB a second; 0: not")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cores", help=argparse.SUPPRESS)
     options = parser.parse_args()
     work = Work(options.work, options.size)
+    if options.worker and options.once:
+        read_once(options.worker, work)
     if options.worker:
         serve(options.worker, work, [int(core) for core in options.cores.split(",")])
         return
@@ -131,9 +182,13 @@ def main() -> None:
     work.make(files, options.images, options.originals or options.images, console)
     warm(rows, work)
     cores = sorted(os.sched_getaffinity(0))
-    one = measure(rows, work, cores[-1:], options.rounds, console)
-    every = {} if options.cpu_only else measure(rows, work, cores, options.rounds, console)
-    console.print(report(rows, work, one, every))
+    if options.rounds:
+        one = measure(rows, work, cores[-1:], options.rounds, console)
+        every = {} if options.cpu_only else measure(rows, work, cores, options.rounds, console)
+        console.print(report(rows, work, one, every))
+    if options.throttle:
+        distinct = {row.files: row for row in rows if row.name != loaders.BARE}
+        console.print(throttled(list(distinct.values()), work, options.throttle))
     console.print(f"{machine()}; batches of {BATCH}, {options.rounds} rounds", soft_wrap=True)
 
 
