@@ -7,21 +7,26 @@ Exit codes: 0 done; 2 a mistake that a person can mend, told in a line or two; 7
 import argparse
 import importlib
 import os
+import pathlib
 import pkgutil
 import sys
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 
-from trainer import accelerators, config, configs, versions
+from trainer import accelerators, cluster, config, configs, versions
 from trainer.config import TrainConfig
-from trainer.errors import CheckpointError, NonFiniteLossError, PreemptedError, UsageError
+from trainer.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_MISTAKE,
+    EXIT_PREEMPTED,
+    CheckpointError,
+    NonFiniteLossError,
+    PreemptedError,
+    UsageError,
+)
 from trainer.metadata import ENCODINGS, DatasetError
-
-EXIT_MISTAKE = 2
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-EXIT_INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data_dir(train)
     _add_model_dir(train, "where checkpoints, history and curves go")
     _add_recipe(train)
+    cluster.add_flags(train)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -62,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="INT",
         help="pictures a step (default: 64)",
     )
+    cluster.add_flags(evaluate)
 
     predict = commands.add_parser(
         "predict",
@@ -113,7 +120,9 @@ def _add_check_tpu(commands: Any) -> None:
         action="store_true",
         help="search for the largest batch: two or three compilations more",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    command.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="write the numbers there too"
+    )
     command.add_argument("--data_dir", help="folder that `python -m pipeline preprocess` wrote")
     # Absent unless given: with --data_dir they would contradict it.
     for name, kind, text in (
@@ -150,7 +159,7 @@ def _add_data_dir(command: argparse.ArgumentParser) -> None:
 
 
 def _add_model_dir(command: argparse.ArgumentParser, text: str) -> None:
-    command.add_argument("--model_dir", required=True, type=Path, help=text)
+    command.add_argument("--model_dir", required=True, type=epath.Path, help=text)
 
 
 def _positive(text: str) -> int:
@@ -165,11 +174,12 @@ def named_config(name: str) -> TrainConfig:
     return importlib.import_module(f"trainer.configs.{name}").CONFIG
 
 
-def run(flags: argparse.Namespace, console: Console) -> int:
+def run(flags: argparse.Namespace) -> int:
     """Runs a parsed command and returns its exit code.
 
     Engines are imported here, so that `--help` and a mistyped flag answer at once.
     """
+    console = Console(highlight=False)
     if flags.command == "check-tpu":
         _check_tpu(flags, console)
         return 0
@@ -183,11 +193,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     compile_cache.enable()
     if flags.command == "train":
+        recipe = config.from_flags(named_config(flags.config), flags)
+        console.quiet = not cluster.join(cluster.from_flags(flags, os.environ))
         from trainer.train import train
 
-        recipe = config.from_flags(named_config(flags.config), flags)
         train(recipe, flags.data_dir, flags.model_dir, console)
     elif flags.command == "evaluate":
+        console.quiet = not cluster.join(cluster.from_flags(flags, os.environ))
         from trainer.evaluate import evaluate
 
         evaluate(flags.data_dir, flags.model_dir, flags.split, flags.batch_size, console)
@@ -233,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     flags = parser().parse_args(arguments)
     try:
-        return run(flags, Console(highlight=False))
+        return run(flags)
     except (UsageError, DatasetError, CheckpointError, NonFiniteLossError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
@@ -246,4 +258,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cluster.leave(main())

@@ -226,36 +226,32 @@ def mix(
     targets: jax.Array,
     options: AugmentOptions,
     keys: jax.Array,
-    stride: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes each picture and its target with those of a partner (mixup) or pastes a part (cutmix).
 
-    Partners are found in fixed groups of 8 rows, i, i + stride, …, i + 7 stride, each row with its
-    mirror image in the group; so no device needs another's pictures as long as it holds a multiple
-    of 8 * stride rows. With the stride that `trainer.data` turns through its streams (streams over
-    hosts), a group is of one stream, and groups are the same for any number of hosts if 8 divides
-    a stream's rows of the global batch.
+    Partners are found in fixed groups of 8 rows that follow each other, each row with its mirror
+    image in the group; so no device needs another's pictures as long as it holds a multiple of 8
+    rows.
 
     Args:
         pictures: (B, T, T, 3).
         targets: float (B, C), a distribution per row.
         options: `mixup` and `cutmix`, see there; Zhang et al. 2018 and Yun et al. 2019.
         keys: (B,), from `example_keys`.
-        stride: distance of the rows of a group.
 
     Returns:
         Mixed pictures and targets, shapes and dtypes as given.
 
     Raises:
-        ValueError: if 8 * stride does not divide B.
+        ValueError: if 8 does not divide B.
     """
     if not options.mixes:
         return pictures, targets
     rows = pictures.shape[0]
-    if rows % (MIX_GROUP * stride):
+    if rows % MIX_GROUP:
         raise ValueError(
-            f"a batch of {rows} rows does not divide into groups of {MIX_GROUP} rows at distance "
-            f"{stride}; use a multiple of {MIX_GROUP * stride}, or neither mixup nor cutmix"
+            f"a batch of {rows} rows does not divide into groups of {MIX_GROUP}; "
+            f"use a multiple of {MIX_GROUP}, or neither mixup nor cutmix"
         )
     draws = jax.vmap(lambda key: jax.random.uniform(key, (4,)))(_fold(keys, _MIX))
     both = options.mixup > 0 and options.cutmix > 0
@@ -269,8 +265,8 @@ def mix(
     share = keep.mean(axis=(1, 2))[:, None]
     keep = keep[..., None].astype(pictures.dtype)
     return (
-        pictures * keep + _partner(pictures, stride) * (1 - keep),
-        (targets * share + _partner(targets, stride) * (1 - share)).astype(targets.dtype),
+        pictures * keep + _partner(pictures) * (1 - keep),
+        (targets * share + _partner(targets) * (1 - share)).astype(targets.dtype),
     )
 
 
@@ -304,9 +300,9 @@ def _resample(pictures: jax.Array, scale: jax.Array, shift: jax.Array, size: int
     return jax.vmap(one)(pictures, scale, shift)
 
 
-def _partner(rows: jax.Array, stride: int) -> jax.Array:
+def _partner(rows: jax.Array) -> jax.Array:
     """Returns each row's partner's row."""
-    groups = rows.reshape(-1, MIX_GROUP, stride, *rows.shape[1:])
+    groups = rows.reshape(-1, MIX_GROUP, *rows.shape[1:])
     return groups[:, ::-1].reshape(rows.shape)
 
 

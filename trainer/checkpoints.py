@@ -14,13 +14,13 @@ import json
 import logging
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError
@@ -204,17 +204,26 @@ class Checkpoints:
         folder: where they are.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 1) -> None:
+    def __init__(self, folder: epath.Path, *, keep: int = 1) -> None:
         """Opens or creates a folder of checkpoints.
 
         Args:
-            folder: local path.
+            folder: local, or on an object store.
             keep: how many of the latest stay.
         """
-        self.folder = folder.absolute()
+        # Orbax wants it absolute, and epath's absolute() and resolve() break gs://.
+        self.folder = epath.Path(folder if "://" in str(folder) else folder.absolute())
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                # Two managers of one process that save at once, the latest and the best, would
+                # wait at each other's barriers for ever.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=self.folder.name
+                ),
+            ),
             item_names=("state", "run"),
         )
 

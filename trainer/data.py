@@ -69,9 +69,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Returns this host's part of the training batches, without end.
 
-    Local row i of a batch is row host + i * hosts of the global batch. Batch s of the iterator is
-    that of step `start_step + s`; an epoch has `steps_per_epoch` of them. With B the local batch,
-    S the side and K the colours, a batch is
+    The local batches of all hosts, one after the other, are the global batch. Batch s of the
+    iterator is that of step `start_step + s`; an epoch has `steps_per_epoch` of them. With B the
+    local batch, S the side and K the colours, a batch is
 
     - `label` int32 (B,), and `id_hash` uint32 (B,), FarmHash64 of the id modulo 2^32;
     - `indexed`: `indices` uint8 (B, S, S) and `palette` uint8 (B, K, 3);
@@ -105,15 +105,16 @@ def train_batches(
     order = RecordOrder(
         shards.shard_lengths, data_streams, steps * global_batch // data_streams, seed
     )
-    streams = range(host, data_streams, hosts)
-    local_batch = global_batch // hosts
+    owned = data_streams // hosts
+    streams = range(host * owned, (host + 1) * owned)
+    rows = global_batch // data_streams
     read = _Reader(info, shards)
     _keep_freed_memory()
-    start = (start_step // steps, start_step % steps * (global_batch // data_streams))
+    start = (start_step // steps, start_step % steps * rows)
     if cache:
-        return _cached_batches(read, order, streams, start, local_batch)
-    records = _shuffled(order, streams, start, read.segment, parallel=read.remote)
-    return _numpy(read.batches(records, local_batch), read)
+        return _cached_batches(read, order, streams, start, rows)
+    records = _shuffled(order, streams, start, rows, read.segment, parallel=read.remote)
+    return _numpy(read.batches(records, rows * owned), read)
 
 
 def eval_batches(
@@ -190,15 +191,17 @@ def _shuffled(
     order: RecordOrder,
     streams: range,
     start: tuple[int, int],
+    rows: int,
     read: _ReadSegment,
     parallel: bool = False,
 ) -> tf.data.Dataset:
-    """Returns an endless dataset of one element of each stream in turn.
+    """Returns an endless dataset of `rows` elements of each stream in turn.
 
     Args:
         order: of the records.
         streams: the streams to deliver.
         start: epoch, and record of each stream in it, to start from.
+        rows: of each stream in a batch.
         read: makes the dataset of a segment's elements.
         parallel: read all streams at once; pays where a read waits for a network.
     """
@@ -232,11 +235,11 @@ def _shuffled(
         epochs = tf.data.Dataset.range(first_epoch, _FOREVER)
         return epochs.flat_map(lambda epoch: epoch_records(stream, epoch))
 
-    # Streams never end, so turns never shift: row i of a batch is of stream i mod len(streams).
+    # Streams never end, so turns never shift: row i of a batch is of stream i // rows.
     return tf.data.Dataset.from_tensor_slices(np.array(streams, np.int64)).interleave(
         stream_records,
         cycle_length=len(streams),
-        block_length=1,
+        block_length=rows,
         num_parallel_calls=len(streams) if parallel else None,
         deterministic=True if parallel else None,  # else TensorFlow warns that it has no effect
     )
@@ -406,7 +409,7 @@ def _filled(values: np.ndarray, rows: int) -> np.ndarray:
 def _cached_batches(
     read: _Reader, order: RecordOrder, streams: range, start: tuple[int, int], rows: int
 ) -> Iterator[Batch]:
-    """Yields the batches of `train_batches` from memory.
+    """Yields the batches of `train_batches` from memory; `rows` of each stream make one.
 
     The shuffle cannot tell records from their numbers, so numbers are shuffled by the same graph.
     """
@@ -421,8 +424,10 @@ def _cached_batches(
         number = tf.constant(starts, tf.int64)[shard] + first
         return tf.data.Dataset.range(number, number + count)
 
-    shuffled = _shuffled(order, streams, start, read_numbers)
-    for batch in shuffled.batch(rows).prefetch(_PREFETCH_BATCHES).as_numpy_iterator():
+    shuffled = _shuffled(order, streams, start, rows, read_numbers)
+    for batch in (
+        shuffled.batch(rows * len(streams)).prefetch(_PREFETCH_BATCHES).as_numpy_iterator()
+    ):
         yield {name: value[place[batch]] for name, value in cache.items()}
 
 

@@ -3,6 +3,11 @@
 Importing this imports no engine. `trainer.metadata.DatasetError` belongs with these.
 """
 
+EXIT_CRASHED = 1  # as Python reports an exception that nothing caught
+EXIT_MISTAKE = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+EXIT_INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
+
 
 class UsageError(ValueError):
     """A mistake in flags or paths."""

@@ -6,14 +6,15 @@ scikit-learn count. 8,041 pictures of 196 classes are 6 MB of logits.
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +56,7 @@ class Trained:
         return run(self.eval_step, self.state, batches, self.devices)
 
 
-def restore(model_dir: Path, devices: Devices) -> Trained:
+def restore(model_dir: epath.Path, devices: Devices) -> Trained:
     """Restores the best checkpoint of a model folder, or the latest where no best was kept.
 
     Args:
@@ -211,7 +212,7 @@ def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int
 
 
 def evaluate(
-    data_dir: str, model_dir: Path, split: str, batch_size: int, console: Console
+    data_dir: str, model_dir: epath.Path, split: str, batch_size: int, console: Console
 ) -> Metrics:
     """Measures a model on a split, prints it, and writes `<model_dir>/evaluation/<split>/`.
 
@@ -248,7 +249,7 @@ def evaluate(
 
 
 def show(
-    metrics: Metrics, class_names: tuple[str, ...], split: str, folder: Path, console: Console
+    metrics: Metrics, class_names: tuple[str, ...], split: str, folder: epath.Path, console: Console
 ) -> None:
     """Prints the metrics and the most confused classes.
 
@@ -287,7 +288,9 @@ def _interval(interval: tuple[float, float]) -> str:
     return f"95 % interval {interval[0]:.2%} to {interval[1]:.2%}"
 
 
-def write(folder: Path, metrics: Metrics, class_names: tuple[str, ...], trained: Trained) -> None:
+def write(
+    folder: epath.Path, metrics: Metrics, class_names: tuple[str, ...], trained: Trained
+) -> None:
     """Writes metrics.json, per_class.csv, confused.csv, confusion.csv and confusion.png.
 
     Args:
@@ -340,14 +343,15 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.4f}" if whole else ""
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write_csv(path: epath.Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
 
 
-def plot_confusion(path: Path, confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
+def plot_confusion(path: epath.Path, confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
     """Draws a confusion matrix, rows in share of the class, in a size that keeps names readable.
 
     Args:
@@ -379,4 +383,5 @@ def plot_confusion(path: Path, confusion: np.ndarray, class_names: tuple[str, ..
             color = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=9, color=color)
     figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
-    figure.savefig(path)
+    with path.open("wb") as file:
+        figure.savefig(file, format="png")

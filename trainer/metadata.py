@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath  # type: ignore[import-untyped]
+from etils import epath
 
 DATASET_NAME = "stanford_cars"
 SUPPORTED_FORMATS = (1,)

@@ -1,9 +1,10 @@
 """Which record comes when: a function of (seed, epoch, stream) and nothing else.
 
-The N records of a split are one sequence, in shard order, cut into V equal pieces (*streams*).
-Host h of H owns streams h, h + H, h + 2H …; row r of a global batch comes from stream r mod V. So
-the global batches are the same for any number of hosts that divides V, and there may be fewer files
-than hosts. Inside an epoch a stream is reordered:
+The N records of a split are one sequence, in shard order, cut into V equal pieces (*streams*). A
+global batch holds equal parts of all streams, one stream after the other, and host h of H owns
+V / H streams, from h V / H on. So the global batches are the same, row by row, for any number of
+hosts that divides V, and there may be fewer files than hosts. Inside an epoch a stream is
+reordered:
 
 1. its runs of consecutive records are permuted and the result is rotated by a random number of
    records, so that in each epoch others are neighbours, and others are left over at the end;

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from rich.console import Console
 from rich.table import Table
 
@@ -41,7 +42,7 @@ class Prediction:
 
 
 def predict(
-    model_dir: Path,
+    model_dir: epath.Path,
     images: Sequence[str],
     box: str | None,
     *,

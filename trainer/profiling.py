@@ -4,10 +4,10 @@ TensorBoard's profile plugin opens the folder, and ui.perfetto.dev the `perfetto
 it.
 """
 
-from pathlib import Path
 from types import TracebackType
 
 import jax
+from etils import epath
 
 _SKIPPED = 5  # steps after the start: the first compiles, the next fill the queues
 
@@ -15,7 +15,7 @@ _SKIPPED = 5  # steps after the start: the first compiles, the next fill the que
 class Profile:
     """Records some steps of a run. A context manager: what is recorded when it ends is written."""
 
-    def __init__(self, folder: Path, steps: int, start: int, total_steps: int) -> None:
+    def __init__(self, folder: epath.Path, steps: int, start: int, total_steps: int) -> None:
         """Plans which steps to record.
 
         Args:

@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -95,7 +94,7 @@ class Plan:
 class History:
     """The reports and evaluations of a run, over all its restarts."""
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: epath.Path, start: int) -> None:
         """Reads what an earlier start left and forgets what came after its last checkpoint.
 
         Args:
@@ -113,21 +112,35 @@ class History:
             ]
 
     def save(self) -> None:
-        """Writes the file whole or not at all."""
+        """Writes the file whole or not at all.
+
+        Locally a rename makes it whole. On an object store a rename is a copy, and one write is
+        whole by itself.
+        """
         rows: dict[str, list[dict[str, Any]]] = {
             "train": [dataclasses.asdict(row) for row in self.reports],
             "evaluation": [dataclasses.asdict(row) for row in self.evaluations],
         }
+        text = json.dumps(rows, indent=1) + "\n"
+        if "://" in str(self._path):
+            self._path.write_text(text)
+            return
         partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(partial, self._path)
+        partial.write_text(text)
+        partial.replace(self._path)
 
 
 class Monitor:
     """Averages, times, shows and keeps what a run reports. A context manager."""
 
     def __init__(
-        self, console: Console, history: History, *, start: int, plan: Plan, events: Path | None
+        self,
+        console: Console,
+        history: History,
+        *,
+        start: int,
+        plan: Plan,
+        events: epath.Path | None,
     ) -> None:
         """Prepares to show.
 
@@ -273,7 +286,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def plot_curves(path: Path, history: History) -> None:
+def plot_curves(path: epath.Path, history: History) -> None:
     """Draws loss, accuracy, learning rate and speed over the epochs.
 
     Args:
@@ -308,4 +321,5 @@ def plot_curves(path: Path, history: History) -> None:
     speed.set_ylim(bottom=0)
     loss.legend(fontsize=8)
     accuracy.legend(fontsize=8)
-    figure.savefig(path)
+    with path.open("wb") as file:
+        figure.savefig(file, format="png")

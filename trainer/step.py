@@ -1,7 +1,8 @@
 """The compiled steps: what training and evaluation do to one batch, on the device.
 
 A step is a pure function of a state and a batch. Everything random in it is a function of the seed,
-the step and the ids of the examples, but for dropout, whose mask depends on the row. Neither
+the step and the ids of the examples, but for dropout, whose mask depends on the row; rows are the
+same for any number of devices and hosts. Neither
 TensorFlow nor any file is touched here, so the same functions are compiled for a TPU that is not
 there, or timed where TensorFlow is not installed.
 """
@@ -147,8 +148,7 @@ def make_train_step(program: Program, devices: Devices) -> TrainStep:
     rate = schedule(program)
     optimizer = optimizers.build(config.optimizer)
     options = augment_options(config.augment)
-    # Rows of one stream lie this far apart in a host's part, so groups do not depend on hosts.
-    stride = config.run.data_streams // devices.hosts
+    # Groups lie in one stream, so on one host, for any number of hosts.
     group = augment.MIX_GROUP * config.run.data_streams
     if options.mixes and config.run.batch_size % group:
         raise UsageError(
@@ -162,7 +162,7 @@ def make_train_step(program: Program, devices: Devices) -> TrainStep:
         dropout_key = jax.random.fold_in(jax.random.key(config.run.seed + 1), step)
         targets = smooth(batch["label"], program.classes, config.optimizer.label_smoothing)
         pictures = augment.train_pictures(batch, options, keys, program.dtype)
-        pictures, targets = augment.mix(pictures, targets, options, keys, stride)
+        pictures, targets = augment.mix(pictures, targets, options, keys)
         pictures = models.normalize(pictures, config.model.model)
 
         def loss_of(weights: State) -> tuple[jax.Array, tuple[jax.Array, State]]:

@@ -1,14 +1,15 @@
 """TensorBoard event files of a run."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 
 class EventWriter:
     """Writes numbers where TensorBoard finds them, without needing TensorBoard."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: epath.Path) -> None:
         """Opens a new event file.
 
         Args:

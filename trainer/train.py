@@ -10,16 +10,16 @@ import json
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from trainer import accelerators, checkpoints, config, evaluate, flops, metadata, step
+from trainer import accelerators, checkpoints, cluster, config, evaluate, flops, metadata, step
 from trainer.checkpoints import BEST, LATEST, Checkpoints, RunRecord
 from trainer.config import TrainConfig
 from trainer.devices import Devices, Feed
@@ -39,7 +39,7 @@ _EVALUATIONS = 10
 def train(
     recipe: TrainConfig,
     data_dir: str,
-    model_dir: Path,
+    model_dir: epath.Path,
     console: Console,
     devices: Devices | None = None,
 ) -> None:
@@ -95,6 +95,14 @@ def train(
     state = devices.replicate(step.init_state(program))
     run = RunRecord.of(recipe, info, total_steps)
     accelerator = accelerators.of(devices.mesh.devices.flat[0].device_kind)
+    cluster.check_agreement(
+        {
+            "recipe": json.dumps(recipe.to_json()),
+            "data fingerprint": info.fingerprint,
+            "set of versions": json.dumps(dict(run.versions)),
+        }
+    )
+    cluster.check_shared(model_dir)
     plan = Plan(
         total_steps=total_steps,
         epoch_steps=epoch_steps,
@@ -267,7 +275,7 @@ def _stop_requests(hosts: int) -> Iterator[Callable[[int], bool]]:
             signal.signal(number, before[number])
 
 
-def _write_settings(model_dir: Path, run: RunRecord) -> None:
+def _write_settings(model_dir: epath.Path, run: RunRecord) -> None:
     """Writes the recipe and a copy of preprocessing.json, for people; checkpoints hold both."""
     model_dir.mkdir(parents=True, exist_ok=True)
     texts = {"config.json": run.config.to_json(), "preprocessing.json": dict(run.preprocessing)}
