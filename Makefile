@@ -76,6 +76,14 @@ evaluate: venv ## DATA=shards MODEL=folder: top-1, top-5, confusion matrix
 predict: venv ## MODEL=folder IMAGE=some.jpg: the likeliest classes
 	@$(if $(IMAGE),,$(error give IMAGE=some.jpg))$(RUN) trainer predict --model_dir=$(or $(MODEL),$(WORK)/model) $(IMAGE) $(FLAGS)
 
+# Not after `venv`: a TPU VM has an older Python, and the script brings the right one.
+.PHONY: train-tpu
+train-tpu: ## [TPU_NAME= ZONE= PROJECT=] DATA=gs://… MODEL=gs://…: train on a TPU slice, or on this TPU VM
+	@TPU_NAME='$(TPU_NAME)' ZONE='$(ZONE)' PROJECT='$(PROJECT)' DRY_RUN='$(DRY_RUN)' \
+		$(PYTHON) -I trainer/tpu_vm.py auto --venv=$(VENV) -- \
+		--data_dir=$(or $(DATA),$(WORK)/shards) --model_dir=$(or $(MODEL),$(WORK)/model) \
+		$(call flag,CONFIG,config) $(call flag,EPOCHS,epochs) $(call flag,BATCH_SIZE,batch_size) $(FLAGS)
+
 # The check's own flags and those of `train`; `make check-tpu FLAGS=--largest_batch`.
 .PHONY: check-tpu
 check-tpu: tpu-compiler ## [TOPOLOGY=v5e:2x4 HOSTS= CONFIG= DATA=]: compile for a slice of TPU, without one

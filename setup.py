@@ -2,6 +2,17 @@
 
 from setuptools import find_packages, setup
 
+TRAINER = [
+    # tf.data only. The CPU build is a quarter of the size where it exists.
+    "tensorflow-cpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "tensorflow; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    "jax",
+    "keras",
+    "matplotlib",  # curves and the confusion matrix
+    "orbax-checkpoint",
+    "packaging",  # which versions go together
+]
+
 setup(
     name="stanford-cars-tpu",
     version="0.1.0",
@@ -22,18 +33,9 @@ setup(
         "tensorflow-datasets",  # the schema and the metadata; used without TensorFlow
     ],
     extras_require={
-        "trainer": [
-            # tf.data only. The CPU build is a quarter of the size where it exists.
-            "tensorflow-cpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
-            "tensorflow; sys_platform != 'linux' or platform_machine != 'x86_64'",
-            "jax",
-            "keras",
-            "matplotlib",  # curves and the confusion matrix
-            "orbax-checkpoint",
-            "packaging",  # which versions go together
-        ],
-        # The TPU's driver and compiler: for a TPU VM, and for `check-tpu` on any Linux machine.
-        "tpu": ["jax[tpu]"],
+        "trainer": TRAINER,
+        # With the TPU's driver and compiler: all that a TPU VM needs, and `check-tpu` on any Linux.
+        "tpu": [*TRAINER, "jax[tpu]"],
         "gcp": ["apache-beam[gcp]"],  # gs:// and Dataflow
         # A real Flink cluster and a Cloud Storage on loopback, for tests/engines.
         "engines": ["apache-flink-libraries==1.20.*", "gcp-storage-emulator"],

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import glob
 import hashlib
 import os
 import pathlib
@@ -32,9 +33,6 @@ SOURCE = ("constraints.txt", "pipeline", "pyproject.toml", "setup.py", "trainer"
 PYTHON = "3.11"  # constraints.txt was resolved for it
 FOLDER = "stanford-cars-tpu"  # in the home folder of a worker
 
-# jax/_src/hardware_utils.py: v2 and v3, v4, v5p, v5e, v6e, 7x.
-_GOOGLE = "0x1ae0"
-_TPUS = frozenset({"0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"})
 _POLL_SECONDS = 0.5
 
 
@@ -42,11 +40,9 @@ class TpuError(Exception):
     """A mistake that a person can mend, told in a line or two."""
 
 
-def chips(bus: pathlib.Path = pathlib.Path("/sys/bus/pci/devices")) -> int:
-    """Returns the number of TPU chips of this machine, as its PCI bus lists them."""
-    vendors = bus.glob("*/vendor")
-    theirs = [path.parent / "device" for path in vendors if path.read_text().strip() == _GOOGLE]
-    return sum(path.read_text().strip() in _TPUS for path in theirs)
+def here_is_a_tpu() -> bool:
+    """Whether this machine has a TPU, as `trainer.accelerators` finds out, which needs the venv."""
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 class Shell:
@@ -225,7 +221,7 @@ def launch(
         archive = pathlib.Path(scratch) / f"{FOLDER}.tar.gz"
         pack(root, archive)
         script = root / "trainer" / "tpu_vm.py"
-        shell.must(*gcloud, "scp", str(archive), str(script), f"{tpu}:~/", *where)
+        shell.must(*gcloud, "scp", str(archive), str(script), f"{tpu}:", *where)
     command = shlex.join(["python3", "-I", script.name, "worker", "--", *arguments])
     return shell.run(*gcloud, "ssh", tpu, *where, f"--command={command}")
 
@@ -256,7 +252,7 @@ def main(arguments: list[str]) -> int:
             return worker(pathlib.Path.home(), rest)
         if flags.command == "auto" and any(slice_flags.values()):
             return launch(slice_flags, root, rest, shell)
-        if flags.command == "auto" and not chips():
+        if flags.command == "auto" and not here_is_a_tpu():
             raise TpuError(
                 "no TPU here, and no TPU_NAME, ZONE and PROJECT to reach one; `make train` trains "
                 "on this machine, `make check-tpu` compiles for a TPU without having one"
