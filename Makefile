@@ -105,14 +105,24 @@ tpu-compiler: venv
 test: venv ## the tests
 	@$(RUN) pytest -q -n auto --dist worksteal $(FLAGS)
 
-.PHONY: test-engines
-test-engines: venv ## the job on Flink, Prism, gs:// and as Dataflow runs it, on loopback
+.PHONY: engines
+engines: venv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
+
+# Go's module proxy has Prism, Beam's engine in Go, of the same version; without Go its tests skip.
+PRISM_VERSION := $(shell sed -n 's/^apache-beam==//p' constraints.txt)
+.PHONY: prism
+prism:
+	@command -v prism >/dev/null || test -x "$$(go env GOPATH 2>/dev/null)/bin/prism" \
+		|| go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(PRISM_VERSION) \
+		|| echo "no prism: its tests will be skipped"
+
+.PHONY: test-engines
+test-engines: engines prism ## the job on Flink, Prism, gs:// and as Dataflow runs it, on loopback
 	@$(RUN) pytest -q -rs tests/engines $(FLAGS)
 
 .PHONY: test-flink
-test-flink: venv ## the job on a Flink cluster on loopback, one task manager killed
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
+test-flink: engines ## the job on a Flink cluster on loopback, one task manager killed
 	@$(RUN) pytest -q -rs -s tests/engines/test_flink.py $(FLAGS)
 
 .PHONY: test-tpu
@@ -131,8 +141,7 @@ bench-quantize: venv ## IMAGES=folder: the quantizer against its peers
 	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.quantize --images=$(IMAGES) $(FLAGS)
 
 .PHONY: bench-read-ahead
-bench-read-ahead: venv ## IMAGES=folder: pictures a second from gs:// with latency against a local disk
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[gcp,engines]'
+bench-read-ahead: engines ## IMAGES=folder: pictures a second from gs:// with latency against a local disk
 	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.read_ahead --images=$(IMAGES) $(FLAGS)
 
 .PHONY: bench-input

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import urllib.error
@@ -156,9 +157,12 @@ def require_job_server() -> pathlib.Path:
         check=False,
     )
     if not jar.is_file():
-        errors = [line for line in fetch.stdout.splitlines() if "[ERROR] Failed" in line]
+        # Of some sentences on one line, the one that tells of the artifact.
+        why = re.search(rf"[^.\n]*{re.escape(artifact.rpartition(':')[0])}[^\n]*", fetch.stdout)
+        told = (why[0] if why else fetch.stdout).strip()[:150]
         raise EngineMissingError(
-            f"Maven cannot fetch {artifact}: {errors[0] if errors else fetch.stdout[-300:]}"
+            f"Maven cannot fetch Beam's job server ({told}...); "
+            "FLINK_JOB_SERVER_JAR may name the file"
         )
     return jar
 
