@@ -140,7 +140,9 @@ def local_runner() -> FnApiRunner:
     word, so which engine runs would depend on the weather.
     """
     # exec: Beam starts this through a shell, which would stand between the worker and its parent.
-    command = f"exec {shlex.quote(sys.executable)} -m pipeline.worker {os.getpid()}"
+    # Two arenas of glibc: one for each reading thread lets a worker grow with what it has done.
+    python = shlex.quote(sys.executable)
+    command = f"exec env MALLOC_ARENA_MAX=2 {python} -m pipeline.worker {os.getpid()}"
     return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 
 
