@@ -60,7 +60,7 @@ def errors() -> tuple[type[Exception], ...]:
     try:
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage.exceptions import DataCorruption
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
     except ImportError:  # without the gcp extra there is no gs:// either
         return (OSError,)
-    return OSError, GoogleAPIError, GoogleAuthError, DataCorruption
+    return OSError, GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse

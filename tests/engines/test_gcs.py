@@ -193,6 +193,10 @@ for path in sys.argv[1:]:
         print(len(storage.read_bytes(path)))
     except OSError as error:
         print(type(error).__name__, error)
+try:
+    storage.publish("gs://nowhere/file", "text")
+except OSError as error:
+    print(str(error).partition(": ")[0])
 """
 
 
@@ -207,4 +211,8 @@ def test_what_is_not_there_is_told_from_what_cannot_be_read(bucket):
         timeout=120,
         check=True,
     )
-    assert run.stdout.splitlines() == ["5", "FileNotFoundError no such file: gs://cars/no"]
+    assert run.stdout.splitlines() == [
+        "5",
+        "FileNotFoundError no such file: gs://cars/no",
+        "gs://nowhere/file cannot be written",
+    ]
