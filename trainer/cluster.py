@@ -142,13 +142,19 @@ def join(cluster: Cluster) -> bool:
         Whether this is the process that prints and writes.
 
     Raises:
-        UsageError: if the others cannot be found in time.
+        UsageError: if it cannot be known who the others are. When they do not come in time, JAX
+            ends the process with a message of its own.
     """
     on_slice = cluster.num_processes is None and accelerators.tpu_wanted()
     if not on_slice and cluster.num_processes in (None, 1):
         return True
     import jax
 
+    whom = "the workers of this TPU slice"
+    if not on_slice:
+        whom = f"{cluster.num_processes} processes at {cluster.coordinator_address}"
+    seconds = cluster.initialization_timeout_seconds
+    print(f"waiting  for {whom}, at most {seconds} s", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(
             cluster.coordinator_address,
@@ -161,9 +167,8 @@ def join(cluster: Cluster) -> bool:
             initialization_timeout=cluster.initialization_timeout_seconds,
         )
     except (ValueError, RuntimeError) as error:
-        where = cluster.coordinator_address or "this TPU VM's slice"
         raise UsageError(
-            f"the processes of {where} did not find each other ({_first_line(error)}); "
+            f"{whom} cannot be joined ({_first_line(error)}); "
             "--num_processes=1 keeps to this host alone"
         ) from error
     sys.excepthook = _tell_and_leave

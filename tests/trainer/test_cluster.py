@@ -180,7 +180,9 @@ def test_the_same_command_continues_and_only_process_0_prints_and_writes(run):
     assert steps_saved(run.folder) == list(range(1, STEPS + 1))
     for process in (run.stopped[1], run.done[1]):
         printed = re.sub(
-            r"(?m)^(\[Gloo\]|W.* SIGTERM caught|stopped as asked).*\n", "", process.output
+            r"(?m)^(\[Gloo\]|W.* SIGTERM caught|stopped as asked|waiting  for).*\n",
+            "",
+            process.output,
         )
         assert not printed
     # The first step of each start compiles and makes no report.
@@ -315,6 +317,25 @@ cluster.leave(75)
 """
 
 
+STUCK = """
+import argparse, os, time
+from trainer import cluster
+
+parser = argparse.ArgumentParser()
+cluster.add_flags(parser)
+if cluster.join(cluster.from_flags(parser.parse_args(), os.environ)):
+    time.sleep(1000)  # as in a collective of a TPU, whose other end is gone
+cluster.leave(2)
+"""
+
+
+def test_a_process_that_fails_ends_one_that_waits_for_it(tmp_path):
+    waiting, failed = Pair(tmp_path, python=("-c", STUCK)).end()
+    assert failed.code == 2, failed.output
+    assert waiting.code not in (0, 75, *HUNG), waiting.output
+    assert "heartbeat" in waiting.output
+
+
 def test_processes_that_do_not_mean_the_same_run_are_told_so(tmp_path):
     for ended in Pair(tmp_path, str(tmp_path), python=("-c", CHECKS)).end():
         assert ended.code == 75, ended.output
@@ -350,6 +371,27 @@ def test_the_environment_holds_where_no_flag_is_given():
     assert found == Cluster("10.0.0.2:8476", 4, 0)
     with pytest.raises(UsageError, match="JAX_NUM_PROCESSES=four is not a number"):
         cluster.from_flags(parser.parse_args([]), {**environment, "JAX_NUM_PROCESSES": "four"})
+
+
+def test_who_waits_in_vain_is_told_for_whom(tmp_path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        done = subprocess.run(
+            [
+                *("timeout", "-k", "5", "100", sys.executable, "-m", "trainer", "evaluate"),
+                *("--data_dir=/nowhere", "--model_dir=/nowhere", "--num_processes=2"),
+                *(f"--coordinator_address={address}", "--process_id=1"),
+                "--initialization_timeout_seconds=1",
+            ],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode not in (0, 75, *HUNG)
+    assert f"waiting  for 2 processes at {address}, at most 1 s" in done.stderr
 
 
 def test_one_process_joins_nothing():
