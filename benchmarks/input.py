@@ -17,8 +17,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,19 +77,19 @@ def read_once(name: str, work: Work) -> None:
     for _ in range(batches):
         next(iterator)
     print(batches * BATCH / (time.perf_counter() - start), flush=True)
-    os._exit(0)  # some loaders would go on reading
 
 
 def throttled(rows: Sequence[Loader], work: Work, megabytes: float) -> Table:
     """Pictures a second of each row from a slow disk, and what its bytes allow."""
     table = Table("loader", "pictures a s", "its bytes allow", box=None)
     for row in rows:
-        command = [sys.executable, "-m", "benchmarks.input", "--once", "--worker", row.name]
+        command = ["-m", "benchmarks.input", "--once", "--worker", row.name]
         command += ["--work", str(work.folder), "--size", str(work.image_size)]
-        with throttle.limited_reads(work.folder, megabytes * 1e6):
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        slow = throttle.limited_reads(work.folder, megabytes * 1e6)
+        with slow, rounds.Worker(command) as worker:
+            rate = float(worker.ask(""))
         allowed = megabytes * 1e6 / work.bytes_per_picture(row.files)
-        table.add_row(row.name, f"{float(done.stdout):,.0f}", f"{allowed:,.0f}")
+        table.add_row(row.name, f"{rate:,.0f}", f"{allowed:,.0f}")
     table.caption = f"all cores, from a disk held to {megabytes:g} MB a second"
     return table
 
@@ -168,10 +166,11 @@ def main() -> None:
     parser.add_argument("--cores", help=argparse.SUPPRESS)
     options = parser.parse_args()
     work = Work(options.work, options.size)
-    if options.worker and options.once:
-        read_once(options.worker, work)
     if options.worker:
-        serve(options.worker, work, [int(core) for core in options.cores.split(",")])
+        if options.once:
+            read_once(options.worker, work)
+        else:
+            serve(options.worker, work, [int(core) for core in options.cores.split(",")])
         return
     if options.images is None:
         parser.error("give --images=DIR")

@@ -5,8 +5,11 @@ ratio is the median over the rounds of the ratio in each round. CPU time is that
 process, with all that its threads did since its last round, such as filling their buffers.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +20,9 @@ from typing import Any
 import numpy as np
 
 _ROUND_SECONDS = 0.25
-_CALIBRATION_BATCHES = 8
+# Also to begin with. Fewer, and what a loader reads ahead between rounds counts for too much: one
+# batch a round made the slowest loader seem three times slower than it is.
+_LEAST_BATCHES = 8
 
 
 @dataclasses.dataclass
@@ -38,9 +43,13 @@ class Worker:
             command: arguments for this Python, of a process that calls `serve`.
         """
         self._process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-        self._batches = _CALIBRATION_BATCHES
+        self._batches = _LEAST_BATCHES
 
     def __enter__(self) -> "Worker":
         return self
@@ -51,8 +60,26 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.kill()
+        # With the processes that a loader started of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def ask(self, question: str) -> str:
+        """Writes a line to the process and returns the line that it answers.
+
+        Raises:
+            RuntimeError: if the process has died.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{question}\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!r}: died; see above")
+        return line
 
     def round(self) -> tuple[float, float]:
         """Reads some batches; returns seconds of CPU and of wall time a picture.
@@ -60,16 +87,9 @@ class Worker:
         Raises:
             RuntimeError: if the process has died.
         """
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(f"{self._batches}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(map(str, self._process.args))}: died; see above")  # type: ignore[arg-type]
-        cpu, wall, pictures = json.loads(line)
+        cpu, wall, pictures = json.loads(self.ask(str(self._batches)))
         # As many next time as fill a round.
-        self._batches = max(1, round(self._batches * _ROUND_SECONDS / wall))
+        self._batches = max(_LEAST_BATCHES, round(self._batches * _ROUND_SECONDS / wall))
         return cpu / pictures, wall / pictures
 
 

@@ -6,11 +6,13 @@ at most at the rate that is asked for.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _VERSION_1 = Path("/sys/fs/cgroup/blkio")
 _VERSION_2 = Path("/sys/fs/cgroup")
+_TRIES = 50
 
 
 def drop(paths: Iterable[Path]) -> None:
@@ -52,4 +54,8 @@ def limited_reads(path: Path, rate: float) -> Iterator[None]:
         yield
     finally:
         (root / "cgroup.procs").write_text(str(os.getpid()))
-        group.rmdir()
+        for _ in range(_TRIES):  # killed processes may not have left yet
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)

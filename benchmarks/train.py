@@ -5,7 +5,8 @@
 The road is the trainer's own: `trainer.data` reads, `trainer.devices.Feed` puts batches on the
 devices ahead, two steps are in flight. The other feed repeats a few random batches that lie in
 memory, through the same `Feed`. The two take turns in short rounds, in this process; the ratio is
-the median over the rounds. Three steps are fed:
+the median over the rounds, of wall time, which other programs disturb, and of CPU time, which on
+CPU devices is what limits the rate. Three steps are fed:
 
 - `train`: the trainer's compiled step of the model that the flags choose;
 - `expand`: indices to colours, and their mean: what no step can do without;
@@ -154,9 +155,10 @@ def row(
         ratios = np.array(timings["memory"].wall) / np.array(timings["shards"].wall)
         low, middle, high = np.percentile(ratios, [25, 50, 75])
         cells.append(f"{middle:.3f} ({low:.3f}–{high:.3f})")
+        cells.append(f"{rounds.ratio(timings['shards'].cpu, timings['memory'].cpu):.3f}")
         cells.append(f"{pictures / np.median(timings['shards'].cpu):,.0f}")
     else:
-        cells += ["", ""]
+        cells += ["", "", ""]
     best = timings.get("shards", timings["memory"])
     share = peak_share * pictures / float(np.median(best.wall))
     return [*cells, f"{share:.1%}" if share else ""]
@@ -181,7 +183,7 @@ def main() -> None:
     accelerator = accelerators.of(kind)
     console = Console(width=120)
     table = Table(
-        "step", "from shards, pictures a s", "from memory", "ratio (quartiles)",
+        "step", "from shards, pictures a s", "from memory", "ratio (quartiles)", "of CPU",
         "from shards, a CPU s", "utilisation", box=None,
     )  # fmt: skip
     shardings = {"in_shardings": (devices.replicated, devices.by_row)}
