@@ -47,7 +47,8 @@ def epoch(labels: np.ndarray, lengths: tuple[int, ...], streams: int, seed: int)
         number = tf.constant(starts, tf.int64)[shard] + first
         return tf.data.Dataset.range(number, number + count)
 
-    records = data._shuffled(order, range(streams), (0, 0), read).batch(steps * BATCH)
+    rows = BATCH // streams  # of a stream in a batch
+    records = data._shuffled(order, range(streams), (0, 0), rows, read).batch(steps * BATCH)
     return labels[next(iter(records)).numpy()]
 
 
