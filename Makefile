@@ -91,7 +91,7 @@ check-tpu: tpu-compiler ## [TOPOLOGY=v5e:2x4 HOSTS= CONFIG= DATA=]: compile for 
 		$(call flag,CONFIG,config) $(call flag,DATA,data_dir) $(call flag,BATCH_SIZE,batch_size) $(FLAGS)
 
 .PHONY: check-tpu-long
-check-tpu-long: tpu-compiler ## the same for ResNet50 at 224 and 448 pixels: a quarter of an hour
+check-tpu-long: tpu-compiler ## the same for ResNet50 at 224 and 448 pixels; takes long
 	@$(RUN) trainer check-tpu --topology=v5e:2x4 --model=ResNet50 --batch_size=512 --image_size=256 $(FLAGS)
 	@$(RUN) trainer check-tpu --topology=v5e:2x4 --model=ResNet50 --batch_size=128 --image_size=512 $(FLAGS)
 
