@@ -165,3 +165,17 @@ bench-decode: venv ## IMAGES=folder: JPEG's scaled decoding, what it saves and c
 .PHONY: bench-scale
 bench-scale: venv ## a million and ten million paths through all that handles each of them
 	@$(RUN) benchmarks.scale $(FLAGS)
+
+.PHONY: bench-stored-size
+bench-stored-size: venv ## IMAGES=folder: error at the size the network sees, over the stored size
+	@$(if $(IMAGES),,$(error give IMAGES=folder of JPEGs))$(RUN) benchmarks.stored_size --images=$(IMAGES) $(FLAGS)
+
+.PHONY: accuracy
+accuracy: venv ## IMAGES=folder [SEEDS=2]: the recipe `scratch` on 32 colours; continues where it was
+	@$(if $(IMAGES),,$(error give IMAGES=folder of pictures))$(RUN) benchmarks.colors --images=$(IMAGES) --work=$(WORK)/colors \
+		--colors 32 --seeds=$(or $(SEEDS),2) $(FLAGS)
+
+.PHONY: ablation
+ablation: venv ## IMAGES=folder [SEEDS=2]: one recipe on 24-bit, 64, 32, 16 and 8 colours; continues
+	@$(if $(IMAGES),,$(error give IMAGES=folder of pictures))$(RUN) benchmarks.colors --images=$(IMAGES) --work=$(WORK)/colors \
+		--seeds=$(or $(SEEDS),2) $(FLAGS)

@@ -4,6 +4,7 @@ import jax
 import keras
 import numpy as np
 import pytest
+import scipy.special
 
 from trainer import models
 from trainer.config import ModelConfig
@@ -171,8 +172,10 @@ def test_backbones_that_could_preprocess_inside_get_the_same_outside(name, zero_
     np.testing.assert_allclose(ours, np.asarray(expected), atol=2e-3, rtol=1e-3)
 
 
-def test_a_backbone_is_built_without_its_own_preprocessing_and_top(zero_weights):
-    model = models.build(ModelConfig(model="MobileNetV3Small"), 7)
+# EfficientNetV2 and ConvNeXt find their blocks by the name they were given.
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny"])
+def test_a_backbone_is_built_without_its_own_preprocessing_and_top(name, zero_weights):
+    model = models.build(ModelConfig(model=name), 7)
     backbone = model.get_layer("backbone")
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in backbone.layers)
     assert model.output_shape == (None, 7)
@@ -200,3 +203,33 @@ def test_weights_of_another_network_are_refused(tmp_path, classes, width):
 def test_weights_that_are_not_there_are_refused():
     with pytest.raises(UsageError, match="no such file"):
         models.build(ModelConfig(model="small", weights="/nowhere.weights.h5"), 7)
+
+
+def test_a_residual_block_is_its_shortcut_until_training_moves_it():
+    """And its branch, once it counts, is scaled by squeeze-and-excitation as the paper has it."""
+    model = models.build(ModelConfig(model="small", width=6), 7)
+    entry = model.get_layer("stage1_1_relu").output
+    block = keras.Model(entry, model.get_layer("stage2_1_relu").output)
+    branch = keras.Model(entry, model.get_layer("stage2_1_b_bn").output)
+    maps = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype(np.float32)
+    averaged = maps.reshape(2, 4, 2, 4, 2, 6).mean(axis=(2, 4))
+    kernel = np.asarray(model.get_layer("stage2_1_shortcut_conv").kernel)[0, 0]
+    shortcut = averaged @ kernel / np.sqrt(1 + 1e-5)  # BatchNorm as it starts
+    np.testing.assert_allclose(block(maps), np.maximum(shortcut, 0), rtol=1e-4, atol=1e-5)
+
+    rng = np.random.default_rng(1)
+    gamma = model.get_layer("stage2_1_b_bn").gamma
+    gamma.assign(np.ones(gamma.shape))
+    for name in ("stage2_1_excite_a", "stage2_1_excite_b"):
+        bias = model.get_layer(name).bias
+        bias.assign(rng.normal(size=bias.shape))
+    features = np.asarray(branch(maps))
+    hidden = features.mean(axis=(1, 2))
+    for name, squash in (
+        ("stage2_1_excite_a", lambda x: np.maximum(x, 0)),
+        ("stage2_1_excite_b", scipy.special.expit),
+    ):
+        layer = model.get_layer(name)
+        hidden = squash(hidden @ np.asarray(layer.kernel)[0, 0] + np.asarray(layer.bias))
+    expected = np.maximum(features * hidden[:, None, None] + shortcut, 0)
+    np.testing.assert_allclose(block(maps), expected, rtol=1e-4, atol=1e-5)
