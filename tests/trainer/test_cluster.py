@@ -36,6 +36,11 @@ from trainer.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 STEPS = 9  # 3 an epoch
+# What gloo says when it connects; its threads print at once, so pieces of lines come in any order.
+GLOO = (
+    r"\[Gloo\] Rank |\d+| is connected to | peer ranks\. |"
+    r"Expected number of connected peer ranks is : |\s"
+)
 # The last of a flag counts, so these can follow conftest.TRAIN_FLAGS.
 FLAGS = (
     *("--model=small", "--width=6", "--train_crop=16", "--batch_size=16", "--ema=0.9"),
@@ -180,11 +185,9 @@ def test_the_same_command_continues_and_only_process_0_prints_and_writes(run):
     assert steps_saved(run.folder) == list(range(1, STEPS + 1))
     for process in (run.stopped[1], run.done[1]):
         printed = re.sub(
-            r"(?m)^(\[Gloo\]|W.* SIGTERM caught|stopped as asked|waiting  for).*\n",
-            "",
-            process.output,
+            r"(?m)^(W.* SIGTERM caught|stopped as asked|waiting  for).*\n", "", process.output
         )
-        assert not printed
+        assert not re.sub(GLOO, "", printed)
     # The first step of each start compiles and makes no report.
     assert set(losses(run.folder)) == {*range(1, STEPS + 1)} - {1, run.stopped_at[-1] + 1, at + 1}
     written = [path for path in run.folder.rglob("*") if path.is_file()]
