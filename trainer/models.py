@@ -70,10 +70,6 @@ _BACKBONES: dict[str, tuple[Normalization, dict[str, Any]]] = {
 }
 
 
-# Channels of an excitation's bottleneck: this share of the block's, but not too few to tell apart.
-_EXCITE_SHARE, _EXCITE_LEAST = 16, 8
-
-
 class _HeNormal(keras.initializers.Initializer):
     """Normal with variance 2 / fan_out (He et al. 2015, arXiv:1502.01852), drawn by NumPy.
 
@@ -103,19 +99,8 @@ def _pad(x: Any, kernel: int, name: str) -> Any:
     return layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
 
 
-def _conv(
-    x: Any, channels: int, kernel: int, name: str, *, stride: int = 1, gamma: str = "ones"
-) -> Any:
-    """Convolution and BatchNorm; (B, H, W, C) to (B, ⌈H/stride⌉, ⌈W/stride⌉, channels).
-
-    Args:
-        x: feature maps.
-        channels: of the result.
-        kernel: side.
-        name: prefix of the layers' names.
-        stride: likewise in both directions.
-        gamma: initial scale of the BatchNorm, `ones` or `zeros`.
-    """
+def _conv(x: Any, channels: int, kernel: int, name: str, *, stride: int = 1) -> Any:
+    """Convolution and BatchNorm; (B, H, W, C) to (B, ⌈H/stride⌉, ⌈W/stride⌉, channels)."""
     if stride > 1 and kernel > 1:
         x = _pad(x, kernel, name)
     x = layers.Conv2D(
@@ -127,7 +112,7 @@ def _conv(
         kernel_initializer=_HeNormal(),
         name=f"{name}_conv",
     )(x)
-    return layers.BatchNormalization(epsilon=1e-5, gamma_initializer=gamma, name=f"{name}_bn")(x)
+    return layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
 
 
 def _pool(x: Any, name: str) -> Any:
@@ -139,52 +124,13 @@ def _relu(x: Any, name: str) -> Any:
     return layers.Activation("relu", name=f"{name}_relu")(x)
 
 
-def _excite(x: Any, name: str) -> Any:
-    """Scales each channel by what all channels show of the whole picture.
-
-    Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507).
-    """
-    channels = x.shape[-1]
-    scale = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
-    scale = layers.Conv2D(
-        max(channels // _EXCITE_SHARE, _EXCITE_LEAST),
-        1,
-        activation="relu",
-        kernel_initializer=_HeNormal(),
-        name=f"{name}_excite_a",
-    )(scale)
-    scale = layers.Conv2D(
-        channels,
-        1,
-        activation="sigmoid",
-        kernel_initializer=_HeNormal(),
-        name=f"{name}_excite_b",
-    )(scale)
-    return layers.Multiply(name=f"{name}_excited")([x, scale])
-
-
-def _shortcut(x: Any, channels: int, name: str, *, stride: int) -> Any:
-    """Averages before it projects, so that it sees every pixel.
-
-    ResNet-D of He et al. 2018, arXiv:1812.01187; a 1×1 convolution of stride 2 would drop three
-    quarters of its input.
-    """
-    if stride != 1:
-        x = layers.AveragePooling2D(stride, padding="same", name=f"{name}_average")(x)
-    return _conv(x, channels, 1, name)
-
-
 def _basic_block(x: Any, channels: int, name: str, *, stride: int) -> Any:
-    """Residual block of two 3×3 convolutions (He et al. 2015, arXiv:1512.03385, figure 2).
-
-    It starts as its shortcut alone (last gamma 0; Goyal et al. 2017, arXiv:1706.02677).
-    """
+    """Residual block of two 3×3 convolutions (He et al. 2015, arXiv:1512.03385, figure 2)."""
     shortcut = x
     if stride != 1 or x.shape[-1] != channels:
-        shortcut = _shortcut(x, channels, f"{name}_shortcut", stride=stride)
+        shortcut = _conv(x, channels, 1, f"{name}_shortcut", stride=stride)
     x = _relu(_conv(x, channels, 3, f"{name}_a", stride=stride), f"{name}_a")
-    x = _conv(x, channels, 3, f"{name}_b", gamma="zeros")
-    x = _excite(x, name)
+    x = _conv(x, channels, 3, f"{name}_b")
     return _relu(layers.Add(name=f"{name}_add")([x, shortcut]), name)
 
 

@@ -4,7 +4,6 @@ import jax
 import keras
 import numpy as np
 import pytest
-import scipy.special
 
 from trainer import models
 from trainer.config import ModelConfig
@@ -203,33 +202,3 @@ def test_weights_of_another_network_are_refused(tmp_path, classes, width):
 def test_weights_that_are_not_there_are_refused():
     with pytest.raises(UsageError, match="no such file"):
         models.build(ModelConfig(model="small", weights="/nowhere.weights.h5"), 7)
-
-
-def test_a_residual_block_is_its_shortcut_until_training_moves_it():
-    """And its branch, once it counts, is scaled by squeeze-and-excitation as the paper has it."""
-    model = models.build(ModelConfig(model="small", width=6), 7)
-    entry = model.get_layer("stage1_1_relu").output
-    block = keras.Model(entry, model.get_layer("stage2_1_relu").output)
-    branch = keras.Model(entry, model.get_layer("stage2_1_b_bn").output)
-    maps = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype(np.float32)
-    averaged = maps.reshape(2, 4, 2, 4, 2, 6).mean(axis=(2, 4))
-    kernel = np.asarray(model.get_layer("stage2_1_shortcut_conv").kernel)[0, 0]
-    shortcut = averaged @ kernel / np.sqrt(1 + 1e-5)  # BatchNorm as it starts
-    np.testing.assert_allclose(block(maps), np.maximum(shortcut, 0), rtol=1e-4, atol=1e-5)
-
-    rng = np.random.default_rng(1)
-    gamma = model.get_layer("stage2_1_b_bn").gamma
-    gamma.assign(np.ones(gamma.shape))
-    for name in ("stage2_1_excite_a", "stage2_1_excite_b"):
-        bias = model.get_layer(name).bias
-        bias.assign(rng.normal(size=bias.shape))
-    features = np.asarray(branch(maps))
-    hidden = features.mean(axis=(1, 2))
-    for name, squash in (
-        ("stage2_1_excite_a", lambda x: np.maximum(x, 0)),
-        ("stage2_1_excite_b", scipy.special.expit),
-    ):
-        layer = model.get_layer(name)
-        hidden = squash(hidden @ np.asarray(layer.kernel)[0, 0] + np.asarray(layer.bias))
-    expected = np.maximum(features * hidden[:, None, None] + shortcut, 0)
-    np.testing.assert_allclose(block(maps), expected, rtol=1e-4, atol=1e-5)
