@@ -288,8 +288,8 @@ class _Reader:
             parsed = records.map(self._parse_png, num_parallel_calls=tf.data.AUTOTUNE).batch(rows)
         else:
             parsed = records.batch(rows).map(self._parse, num_parallel_calls=_PARSED_AT_ONCE)
-            # Copies are all the work. The bookkeeping of autotuning each record, and the threads
-            # that would share a batch's parsing, cost a tenth as much again.
+            # Copies are all the work; the bookkeeping of autotuning, and threads that would share
+            # a batch's parsing, only add to it.
             options.autotune.enabled = False
             options.threading.max_intra_op_parallelism = 1
         return parsed.prefetch(_PREFETCH_BATCHES).with_options(options)
